@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: BSD-3-Clause-Clear
+#pragma once
+
+#include <bsconv/nn/call_observer.hpp>
+#include <bsconv/nn/layer.hpp>
+#include <torch/nn/modules/container/any.h>
+#include <torch/types.h>
+
+#include <cstddef>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace bsconv {
+
+/// A module whose children may be exchanged for modules of other types.
+///
+/// The replacers look for this interface; derive from it where a module of yours can take
+/// replacements that its members' types don't allow for.
+class ChildHost {
+ public:
+  ChildHost() = default;
+  ChildHost(const ChildHost&) = default;
+  ChildHost& operator=(const ChildHost&) = default;
+  ChildHost(ChildHost&&) = default;
+  ChildHost& operator=(ChildHost&&) = default;
+  virtual ~ChildHost() = default;
+
+  /// Puts `module` (one tensor to one tensor) in the place of the child `name`, in the registry
+  /// and in `forward`. Throws if there is no such child.
+  virtual void replace_child(const std::string& name, const torch::nn::AnyModule& module) = 0;
+};
+
+/// A layer made of type-erased children, the base of the blocks of the model zoo.
+///
+/// Children are added in the constructor with `add`, which registers them and returns a handle
+/// for `call`. They can be exchanged, and `clone()` copies whatever is there then, neither of
+/// which holds for typed members. `Derived` is the deriving class.
+///
+/// Example:
+/// ```
+/// struct BlockImpl : bsconv::Composite<BlockImpl> {
+///   Child conv = add("conv", torch::nn::Conv2d(3, 8, 3));
+///   Child relu = add("relu", torch::nn::ReLU());
+///   torch::Tensor forward(const torch::Tensor& x) override { return call(relu, call(conv, x)); }
+/// };
+/// ```
+template <class Derived>
+class Composite : public LayerImpl, public ChildHost {
+ public:
+  using LayerImpl::LayerImpl;
+
+  void replace_child(const std::string& name, const torch::nn::AnyModule& module) override {
+    for (auto& slot : slots_) {
+      if (slot.name == name) {
+        slot.module = module;
+        slot.pointer = slot.module.ptr();
+        replace_module(name, slot.pointer);
+        return;
+      }
+    }
+    TORCH_CHECK(false, this->name(), " has no child '", name, "'");
+  }
+
+  std::shared_ptr<torch::nn::Module> clone(
+      const std::optional<torch::Device>& device = std::nullopt) const override {
+    auto copy = std::make_shared<Derived>(static_cast<const Derived&>(*this));
+    for (auto& slot : copy->slots_) {
+      slot.module = slot.module.clone(device);
+      slot.pointer = slot.module.ptr();
+      copy->replace_module(slot.name, slot.pointer);
+    }
+    return copy;
+  }
+
+ protected:
+  /// A handle of a child; empty unless it came from `add`.
+  class Child {
+   public:
+    Child() = default;
+    /// Whether there is a child behind it.
+    explicit operator bool() const { return index_ != absent; }
+
+   private:
+    friend Composite;
+    static constexpr std::size_t absent = static_cast<std::size_t>(-1);
+    explicit Child(std::size_t index) : index_(index) {}
+    std::size_t index_ = absent;
+  };
+
+  /// Registers `module` (a holder or `AnyModule`, one tensor to one tensor) as the child `name`.
+  template <class ModuleHolder>
+  Child add(const std::string& name, ModuleHolder module) {
+    torch::nn::AnyModule any(std::move(module));
+    auto pointer = any.ptr();
+    register_module(name, pointer);
+    slots_.push_back({name, std::move(any), std::move(pointer)});
+    return Child(slots_.size() - 1);
+  }
+
+  /// Runs `child` on `input`.
+  torch::Tensor call(const Child& child, const torch::Tensor& input) {
+    return call_slot(child.index_, input);
+  }
+
+  /// Runs all children in turn, each on the last one's output.
+  torch::Tensor call_all(torch::Tensor input) {
+    for (std::size_t index = 0; index < slots_.size(); ++index) {
+      input = call_slot(index, input);
+    }
+    return input;
+  }
+
+  /// The module behind `child`.
+  const std::shared_ptr<torch::nn::Module>& module(const Child& child) const {
+    return slots_.at(child.index_).pointer;
+  }
+
+ private:
+  struct Slot {
+    std::string name;
+    torch::nn::AnyModule module;
+    std::shared_ptr<torch::nn::Module> pointer;
+  };
+
+  torch::Tensor call_slot(std::size_t index, const torch::Tensor& input) {
+    auto& slot = slots_.at(index);
+    const detail::CallScope scope(*slot.pointer);
+    return slot.module.forward(input);
+  }
+
+  // A typed parent that is cloned rebuilds this module and then hands it the original.
+  void clone_(torch::nn::Module& other, const std::optional<torch::Device>& device) override {
+    const auto copy = std::dynamic_pointer_cast<Derived>(other.clone(device));
+    TORCH_CHECK(copy != nullptr, "clone: ", other.name(), " can't be cloned into ", this->name());
+    static_cast<Derived&>(*this) = *copy;
+  }
+
+  std::vector<Slot> slots_;
+};
+
+/// Named layers that run in turn: a `torch::nn::Sequential` with a tensor `forward`, so that it
+/// fits where one layer is expected, another `Chain` or a `Sequential` included.
+class ChainImpl : public Composite<ChainImpl> {
+ public:
+  using Composite::Composite;
+
+  /// Appends `module` (a holder or `AnyModule`) under `name`; returns the chain.
+  template <class ModuleHolder>
+  ChainImpl& push_back(const std::string& name, ModuleHolder module) {
+    add(name, std::move(module));
+    return *this;
+  }
+
+  torch::Tensor forward(const torch::Tensor& input) override { return call_all(input); }
+
+  void pretty_print(std::ostream& stream) const override { stream << "bsconv::Chain"; }
+};
+
+/// A `ModuleHolder` for `ChainImpl`.
+TORCH_MODULE(Chain);
+
+}  // namespace bsconv

@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: BSD-3-Clause-Clear
+#pragma once
+
+#include <torch/nn/module.h>
+
+#include <cstdint>
+#include <sstream>
+#include <string>
+
+namespace bsconv {
+
+/// The number of elements of the parameters of `module` that require a gradient.
+inline int64_t parameter_count(const torch::nn::Module& module) {
+  int64_t count = 0;
+  for (const auto& parameter : module.parameters()) {
+    count += parameter.requires_grad() ? parameter.numel() : 0;
+  }
+  return count;
+}
+
+/// What `module` prints of itself, without its children: `torch::nn::Conv2d(3, 16, …)`.
+inline std::string describe(const torch::nn::Module& module) {
+  std::ostringstream stream;
+  module.pretty_print(stream);
+  return stream.str();
+}
+
+}  // namespace bsconv

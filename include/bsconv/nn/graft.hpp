@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: BSD-3-Clause-Clear
+#pragma once
+
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <bsconv/nn/call_observer.hpp>
+#include <c10/core/TensorImpl.h>
+#include <torch/library.h>
+#include <torch/nn/module.h>
+#include <torch/nn/modules/container/any.h>
+#include <torch/nn/modules/conv.h>
+#include <torch/types.h>
+
+#include <memory>
+#include <string>
+#include <utility>
+
+/// \file
+/// Replaces what a `torch::nn::Conv2d` computes without replacing the object.
+///
+/// `Conv2dImpl::forward` is not virtual and users hold convolutions in typed members, so another
+/// module can't take a `Conv2d`'s place. Its `weight` is a plain tensor, though, and operators
+/// dispatch on their arguments: a weight of our own tensor type makes `aten::conv2d` call the
+/// substitute. Python's tensor subclasses work the same way.
+
+namespace bsconv {
+
+namespace detail {
+
+/// The dispatch key of grafted weights. It lies above autograd, autocast and the tracer, so these
+/// see the substitute's own operators. PyTorch documents it for tests of out-of-tree backends and
+/// registers nothing on it; this constant is the only place that chooses it.
+constexpr c10::DispatchKey graft_key = c10::DispatchKey::TESTING_ONLY_GenericWrapper;
+
+/// Lets us reach the parameters that a module has registered.
+struct ParameterAccess : torch::nn::Module {
+  static torch::OrderedDict<std::string, torch::Tensor>& of(torch::nn::Module& module) {
+    return module.*(&ParameterAccess::parameters_);
+  }
+};
+
+/// The weight of a grafted convolution: carries the substitute, has the old weight's sizes, and
+/// the substitute's dtype and device, but no data.
+class GraftedWeight : public c10::TensorImpl {
+ public:
+  GraftedWeight(const torch::Tensor& old_weight, torch::nn::AnyModule substitute)
+      : c10::TensorImpl(c10::DispatchKeySet(graft_key), old_weight.dtype(), old_weight.device()),
+        substitute_(std::move(substitute)),
+        module_(substitute_.ptr()) {
+    set_sizes_contiguous(old_weight.sizes());
+    set_custom_device(true);
+  }
+
+  /// What runs in the convolution's place.
+  torch::nn::AnyModule& substitute() { return substitute_; }
+  /// The same as a module.
+  const std::shared_ptr<torch::nn::Module>& module() const { return module_; }
+
+  /// Takes over the dtype that the substitute has been converted to.
+  void refresh() {
+    for (const auto& parameter : module_->parameters()) {
+      data_type_ = parameter.dtype();
+      return;
+    }
+  }
+
+  c10::Device device_custom() const override {
+    for (const auto& parameter : module_->parameters()) {
+      return parameter.device();
+    }
+    return c10::Device(c10::kCPU);
+  }
+
+ private:
+  torch::nn::AnyModule substitute_;
+  std::shared_ptr<torch::nn::Module> module_;
+};
+
+/// The grafted weight behind `tensor`, or null.
+inline GraftedWeight* grafted_weight(const torch::Tensor& tensor) {
+  if (!tensor.defined() || !tensor.key_set().has(graft_key)) {
+    return nullptr;
+  }
+  return dynamic_cast<GraftedWeight*>(tensor.unsafeGetTensorImpl());
+}
+
+/// The kernel of `aten::conv2d` and `aten::conv2d.padding` for grafted weights.
+inline void run_substitute(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
+  const size_t arguments = op.schema().arguments().size();
+  const torch::Tensor input = torch::jit::peek(*stack, 0, arguments).toTensor();
+  const torch::Tensor weight = torch::jit::peek(*stack, 1, arguments).toTensor();
+  auto* graft = grafted_weight(weight);
+  TORCH_CHECK(graft != nullptr, op.schema().name(),
+              ": the weight of a replaced Conv2d was used as an input or a bias");
+  graft->refresh();
+  const CallScope scope(*graft->module());
+  torch::Tensor output = graft->substitute().forward(input);
+  torch::jit::drop(*stack, arguments);
+  torch::jit::push(*stack, std::move(output));
+}
+
+/// The kernel of every other operator for grafted weights.
+inline void refuse_operator(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
+  std::string type = "another module";
+  for (const auto& argument :
+       torch::jit::last(*stack, op.schema().arguments().size())) {
+    if (argument.isTensor()) {
+      if (const auto* graft = grafted_weight(argument.toTensor())) {
+        type = graft->module()->name();
+      }
+    }
+  }
+  TORCH_CHECK(false, op.schema().name(), ": the weight of this Conv2d is a stand-in, because the ",
+              "layer was replaced by ", type, "; only conv2d may use it. ",
+              "Use the layer's parameters() instead.");
+}
+
+/// Registers both kernels, once a process.
+inline void register_graft_kernels() {
+  static const auto libraries = [] {
+    auto convolutions = std::make_unique<torch::Library>(torch::Library::IMPL, "aten", graft_key,
+                                                         __FILE__, __LINE__);
+    convolutions->impl("conv2d", torch::CppFunction::makeFromBoxedFunction<&run_substitute>());
+    convolutions->impl("conv2d.padding",
+                       torch::CppFunction::makeFromBoxedFunction<&run_substitute>());
+    auto others = std::make_unique<torch::Library>(torch::Library::IMPL, "_", graft_key, __FILE__,
+                                                   __LINE__);
+    others->fallback(torch::CppFunction::makeFromBoxedFunction<&refuse_operator>());
+    // Never unregistered: a model in a static object may still run when this one would go.
+    return std::pair(convolutions.release(), others.release());
+  }();
+  static_cast<void>(libraries);
+}
+
+}  // namespace detail
+
+/// What was grafted onto `module`, or null if it is no grafted `Conv2d`.
+inline std::shared_ptr<torch::nn::Module> grafted_substitute(const torch::nn::Module& module) {
+  const auto* conv = dynamic_cast<const torch::nn::Conv2dImpl*>(&module);
+  const auto* graft = conv == nullptr ? nullptr : detail::grafted_weight(conv->weight);
+  return graft == nullptr ? nullptr : graft->module();
+}
+
+namespace detail {
+
+/// Registers what `substitute` is made of under `conv`, in the place of all children so far.
+inline void adopt(torch::nn::Conv2dImpl& conv,
+                  const std::shared_ptr<torch::nn::Module>& substitute) {
+  for (const auto& child : conv.named_children()) {
+    conv.unregister_module(child.key());
+  }
+  const bool hoist = !substitute->children().empty() && substitute->parameters(false).empty() &&
+                     substitute->buffers(false).empty();
+  if (!hoist) {
+    conv.register_module("replacement", substitute);
+    return;
+  }
+  for (const auto& child : substitute->named_children()) {
+    conv.register_module(child.key(), child.value());
+  }
+}
+
+}  // namespace detail
+
+/// Makes `conv` compute what `substitute` computes, whoever holds it and however it is called.
+///
+/// `substitute` maps one tensor to one tensor. The convolution's own parameters are dropped and
+/// the substitute's children registered in their place, so that parameters, state dict,
+/// `train()`, `to()`, optimizers made afterwards and serialization see the substitute. A
+/// substitute that has parameters or buffers of its own, or no children, becomes the child
+/// `replacement` instead. `conv` pads no more on its own: the substitute gets its raw input.
+///
+/// Afterwards `conv.weight` stands in for a tensor: only a convolution may use it. `clone()` of a
+/// grafted convolution, or of a model that holds one, throws; make a new model, replace its layers
+/// and load the state dict instead. Throws if `conv` is grafted already.
+inline void graft(torch::nn::Conv2dImpl& conv, const torch::nn::AnyModule& substitute) {
+  TORCH_CHECK(detail::grafted_weight(conv.weight) == nullptr,
+              "graft: this Conv2d has been replaced already");
+  TORCH_CHECK(conv.weight.defined(), "graft: this Conv2d has no weight");
+  detail::register_graft_kernels();
+  torch::nn::AnyModule held = substitute;
+  auto weight = torch::Tensor(c10::make_intrusive<detail::GraftedWeight>(conv.weight, held));
+
+  detail::adopt(conv, held.ptr());
+  detail::ParameterAccess::of(conv).clear();
+  conv.weight = std::move(weight);
+  conv.bias = torch::Tensor();
+  conv.options.padding_mode(torch::kZeros);
+}
+
+}  // namespace bsconv
