@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: BSD-3-Clause-Clear
+#pragma once
+
+/// \file
+/// Replacing layers of existing models, by BSConv layers or by rules of your own.
+
+#include <bsconv/replace/bsconv.hpp>    // IWYU pragma: export
+#include <bsconv/replace/replacer.hpp>  // IWYU pragma: export
+#include <bsconv/replace/report.hpp>    // IWYU pragma: export

@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: BSD-3-Clause-Clear
+#pragma once
+
+#include <bsconv/nn/bsconv_s.hpp>
+#include <bsconv/nn/bsconv_u.hpp>
+#include <bsconv/replace/replacer.hpp>
+#include <torch/nn/modules/container/any.h>
+#include <torch/nn/modules/conv.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace bsconv {
+
+/// Which convolutions a replacement takes, and how it goes about it. `Derived` are
+/// `BSConvUReplacementOptions` or `BSConvSReplacementOptions`; setters chain.
+template <class Derived>
+class ReplacementOptions {
+ public:
+  /// A kernel's height and width.
+  using KernelSize = std::array<int64_t, 2>;
+
+  /// Only convolutions with one of these kernel sizes; none means any size. Default: 3x3 and 5x5
+  Derived& kernel_sizes(std::vector<KernelSize> kernel_sizes) {
+    kernel_sizes_ = std::move(kernel_sizes);
+    return self();
+  }
+  /// The accepted kernel sizes.
+  const std::vector<KernelSize>& kernel_sizes() const { return kernel_sizes_; }
+
+  /// Only convolutions with one of these numbers of groups; none means any number. The
+  /// replacement always mixes all channels. Default: 1
+  Derived& groups(std::vector<int64_t> groups) {
+    groups_ = std::move(groups);
+    return self();
+  }
+  /// The accepted numbers of groups.
+  const std::vector<int64_t>& groups() const { return groups_; }
+
+  /// Only modules whose path matches one of these shell patterns (`stage1.*`); none means all.
+  Derived& include(std::vector<std::string> patterns) {
+    include_ = std::move(patterns);
+    return self();
+  }
+  /// The patterns to include.
+  const std::vector<std::string>& include() const { return include_; }
+
+  /// No modules whose path matches one of these shell patterns: `{"conv1"}` keeps a stem.
+  Derived& exclude(std::vector<std::string> patterns) {
+    exclude_ = std::move(patterns);
+    return self();
+  }
+  /// The patterns to exclude.
+  const std::vector<std::string>& exclude() const { return exclude_; }
+
+  /// Only convolutions with at least this many input and output channels. Default: 1
+  Derived& min_channels(int64_t min_channels) {
+    min_channels_ = min_channels;
+    return self();
+  }
+  /// The least number of channels.
+  int64_t min_channels() const { return min_channels_; }
+
+  /// Whether the new layers have batch normalizations after their pointwise parts. Default: false
+  Derived& with_bn(bool with_bn) {
+    with_bn_ = with_bn;
+    return self();
+  }
+  /// Whether the new layers have batch normalizations.
+  bool with_bn() const { return with_bn_; }
+
+  /// Options of these batch normalizations; `num_features` is set by the layer.
+  Derived& bn_options(const torch::nn::BatchNormOptions& options) {
+    bn_options_ = options;
+    return self();
+  }
+  /// Options of the batch normalizations.
+  const torch::nn::BatchNormOptions& bn_options() const { return bn_options_; }
+
+  /// Reports what would be replaced and changes nothing. Default: false
+  Derived& dry_run(bool dry_run) {
+    dry_run_ = dry_run;
+    return self();
+  }
+  /// Whether nothing is changed.
+  bool dry_run() const { return dry_run_; }
+
+  /// Whether these options select `module` at `path`.
+  bool selects(const torch::nn::Module& module, const std::string& path) const {
+    const auto* conv = dynamic_cast<const torch::nn::Conv2dImpl*>(&module);
+    if (conv == nullptr || grafted_substitute(module) != nullptr) {
+      return false;
+    }
+    const auto& options = conv->options;
+    const auto any_pattern = [&](const std::vector<std::string>& patterns) {
+      return std::any_of(patterns.begin(), patterns.end(), [&](const std::string& pattern) {
+        return detail::matches(pattern, path);
+      });
+    };
+    const auto accepts = [](const auto& accepted, const auto& value) {
+      return accepted.empty() ||
+             std::find(accepted.begin(), accepted.end(), value) != accepted.end();
+    };
+    return accepts(groups_, options.groups()) &&
+           accepts(kernel_sizes_, *options.kernel_size()) &&
+           std::min(options.in_channels(), options.out_channels()) >= min_channels_ &&
+           (include_.empty() || any_pattern(include_)) && !any_pattern(exclude_);
+  }
+
+ protected:
+  /// Throws `c10::ValueError` naming `function` if an option is out of range.
+  void check(const char* function) const {
+    for (const auto& size : kernel_sizes_) {
+      TORCH_CHECK_VALUE(size[0] > 0 && size[1] > 0, function,
+                        ": kernel_sizes must be at least 1, got ", size[0], "x", size[1]);
+    }
+    for (const int64_t groups : groups_) {
+      TORCH_CHECK_VALUE(groups > 0, function, ": groups must be at least 1, got ", groups);
+    }
+    TORCH_CHECK_VALUE(min_channels_ > 0, function, ": min_channels must be at least 1, got ",
+                      min_channels_);
+  }
+
+  /// Options of the layer that replaces `conv`.
+  template <class LayerOptions>
+  LayerOptions layer_options(const torch::nn::Conv2dImpl& conv) const {
+    const auto& from = conv.options;
+    LayerOptions options(from.in_channels(), from.out_channels(), from.kernel_size());
+    options.stride(from.stride())
+        .padding(from.padding())
+        .dilation(from.dilation())
+        .bias(from.bias())
+        .padding_mode(from.padding_mode())
+        .with_bn(with_bn_)
+        .bn_options(bn_options_);
+    return options;
+  }
+
+ private:
+  Derived& self() { return static_cast<Derived&>(*this); }
+
+  std::vector<KernelSize> kernel_sizes_ = {{3, 3}, {5, 5}};
+  std::vector<int64_t> groups_ = {1};
+  std::vector<std::string> include_;
+  std::vector<std::string> exclude_;
+  int64_t min_channels_ = 1;
+  bool with_bn_ = false;
+  torch::nn::BatchNormOptions bn_options_{1};
+  bool dry_run_ = false;
+};
+
+/// Options for `replace_with_bsconv_u`.
+class BSConvUReplacementOptions : public ReplacementOptions<BSConvUReplacementOptions> {
+ public:
+  /// Throws `c10::ValueError` if an option is out of range.
+  void validate() const { check("replace_with_bsconv_u"); }
+
+  /// The layer that replaces `conv`.
+  BSConvU make(const torch::nn::Conv2dImpl& conv) const {
+    return BSConvU(layer_options<BSConvUOptions>(conv));
+  }
+};
+
+/// Options for `replace_with_bsconv_s`.
+class BSConvSReplacementOptions : public ReplacementOptions<BSConvSReplacementOptions> {
+ public:
+  /// The width of the bottlenecks relative to the input channels, 0 to 1. Default: 0.25
+  BSConvSReplacementOptions& p(double p) {
+    p_ = p;
+    return *this;
+  }
+  /// The relative width of the bottlenecks.
+  double p() const { return p_; }
+
+  /// The least number of channels in a bottleneck. Default: 4
+  BSConvSReplacementOptions& min_mid_channels(int64_t min_mid_channels) {
+    min_mid_channels_ = min_mid_channels;
+    return *this;
+  }
+  /// The least number of channels in a bottleneck.
+  int64_t min_mid_channels() const { return min_mid_channels_; }
+
+  /// Throws `c10::ValueError` if an option is out of range.
+  void validate() const {
+    check("replace_with_bsconv_s");
+    BSConvSOptions(1, 1, 1).p(p_).min_mid_channels(min_mid_channels_).validate();
+  }
+
+  /// The layer that replaces `conv`.
+  BSConvS make(const torch::nn::Conv2dImpl& conv) const {
+    return BSConvS(
+        layer_options<BSConvSOptions>(conv).p(p_).min_mid_channels(min_mid_channels_));
+  }
+
+ private:
+  double p_ = 0.25;
+  int64_t min_mid_channels_ = 4;
+};
+
+namespace detail {
+
+template <class Options>
+ReplacementReport replace_convolutions(torch::nn::Module& model, const Options& options) {
+  options.validate();
+  return Replacer({{[&](const torch::nn::Module& module, const std::string& path) {
+                      return options.selects(module, path);
+                    },
+                    [&](const torch::nn::Module& module, const std::string&) {
+                      return torch::nn::AnyModule(
+                          options.make(dynamic_cast<const torch::nn::Conv2dImpl&>(module)));
+                    }}})
+      .apply(model, options.dry_run());
+}
+
+}  // namespace detail
+
+/// Replaces the convolutions of `model` by `BSConvU` layers of the same geometry, in place: the
+/// Python package's `BSConvU_Replacer`. By default every ungrouped 3x3 and 5x5 `Conv2d`.
+///
+/// Works on any model (see `Replacer` for how). The new layers are freshly initialized, in tree
+/// order, on the old ones' device, dtype and mode. Make optimizers afterwards.
+inline ReplacementReport replace_with_bsconv_u(torch::nn::Module& model,
+                                               const BSConvUReplacementOptions& options = {}) {
+  return detail::replace_convolutions(model, options);
+}
+
+/// Replaces the convolutions of `model` by `BSConvS` layers of the same geometry, in place: the
+/// Python package's `BSConvS_Replacer`. By default every ungrouped 3x3 and 5x5 `Conv2d`.
+///
+/// Add `regularization_loss(model)` to the training loss. See `replace_with_bsconv_u` for the rest.
+inline ReplacementReport replace_with_bsconv_s(torch::nn::Module& model,
+                                               const BSConvSReplacementOptions& options = {}) {
+  return detail::replace_convolutions(model, options);
+}
+
+/// The same for a module holder, `replace_with_bsconv_u(model)` with a `torch::nn::Sequential`.
+template <class Contained>
+ReplacementReport replace_with_bsconv_u(torch::nn::ModuleHolder<Contained>& model,
+                                        const BSConvUReplacementOptions& options = {}) {
+  return replace_with_bsconv_u(*model, options);
+}
+
+/// The same for a module holder, `replace_with_bsconv_s(model)` with a `torch::nn::Sequential`.
+template <class Contained>
+ReplacementReport replace_with_bsconv_s(torch::nn::ModuleHolder<Contained>& model,
+                                        const BSConvSReplacementOptions& options = {}) {
+  return replace_with_bsconv_s(*model, options);
+}
+
+}  // namespace bsconv

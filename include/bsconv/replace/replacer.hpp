@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: BSD-3-Clause-Clear
+#pragma once
+
+#include <bsconv/nn/composite.hpp>
+#include <bsconv/nn/describe.hpp>
+#include <bsconv/nn/graft.hpp>
+#include <bsconv/replace/report.hpp>
+#include <bsconv/util/rng_guard.hpp>
+#include <torch/nn/modules/container/any.h>
+#include <torch/nn/modules/container/moduledict.h>
+#include <torch/nn/modules/container/modulelist.h>
+#include <torch/nn/modules/container/sequential.h>
+#include <torch/nn/modules/conv.h>
+#include <torch/types.h>
+
+#include <algorithm>
+#include <functional>
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <unordered_set>
+#include <utility>
+#include <vector>
+
+namespace bsconv {
+
+/// Which modules to replace, and by what.
+struct ReplacementRule {
+  /// Whether to replace `module`, which stands at `path` in the model.
+  std::function<bool(const torch::nn::Module& module, const std::string& path)> filter;
+  /// Makes the replacement, which maps one tensor to one tensor. Dtype, device and mode of the
+  /// module it replaces are given to it afterwards.
+  std::function<torch::nn::AnyModule(const torch::nn::Module& module, const std::string& path)>
+      transformer;
+};
+
+/// Applies rules to a model, in place.
+///
+/// The model is tried first, then the modules below it, parents before children; the first rule
+/// whose filter accepts a module wins, and what was replaced is not searched further.
+///
+/// A `Sequential` and a `ChildHost` (every block of this library) get the new module itself. A
+/// `Conv2d` anywhere else (a typed member, a `ModuleList`, a `ModuleDict`, an `AnyModule`) stays
+/// where it is and computes what the new module computes (see `graft`). Other modules are
+/// exchanged in a `ModuleList` or `ModuleDict`, and refused where only a typed member holds them.
+class Replacer {
+ public:
+  /// A replacer with `rules`, tried in order.
+  explicit Replacer(std::vector<ReplacementRule> rules = {}) : rules_(std::move(rules)) {
+    for (const auto& rule : rules_) {
+      check(rule);
+    }
+  }
+
+  /// Appends a rule.
+  Replacer& add_rule(ReplacementRule rule) {
+    check(rule);
+    rules_.push_back(std::move(rule));
+    return *this;
+  }
+
+  /// Replaces what the rules match in `model` and reports it. With `dry_run` nothing changes, the
+  /// random generators included.
+  ReplacementReport apply(torch::nn::Module& model, bool dry_run = false) const {
+    Run run{*this, dry_run, {}, {}, {}};
+    run.report.dry_run = dry_run;
+    run.report.parameters_before = parameter_count(model);
+    const auto work = [&] {
+      if (!run.try_root(model)) {
+        run.search(model, "");
+      }
+    };
+    if (dry_run) {
+      const RngGuard rng;
+      work();
+      run.report.parameters_after = run.report.parameters_before;
+      for (const auto& row : run.report.rows) {
+        run.report.parameters_after += row.parameters_after - row.parameters_before;
+      }
+    } else {
+      work();
+      run.report.parameters_after = parameter_count(model);
+    }
+    return std::move(run.report);
+  }
+
+ private:
+  static void check(const ReplacementRule& rule) {
+    TORCH_CHECK_VALUE(rule.filter && rule.transformer,
+                      "Replacer: a rule needs both a filter and a transformer");
+  }
+
+  struct Run {
+    const Replacer& replacer;
+    bool dry_run;
+    ReplacementReport report;
+    std::unordered_map<const torch::nn::Module*, torch::nn::AnyModule> replaced;
+    std::unordered_set<const torch::nn::Module*> searched;
+
+    const ReplacementRule* match(const torch::nn::Module& module, const std::string& path) const {
+      for (const auto& rule : replacer.rules_) {
+        if (rule.filter(module, path)) {
+          return &rule;
+        }
+      }
+      return nullptr;
+    }
+
+    torch::nn::AnyModule make(const ReplacementRule& rule, const torch::nn::Module& module,
+                              const std::string& path) const {
+      torch::nn::AnyModule made = rule.transformer(module, path);
+      TORCH_CHECK_VALUE(!made.is_empty(), "Replacer: the transformer returned no module for '",
+                        path, "' (", describe(module), ")");
+      const auto pointer = made.ptr();
+      for (const auto& parameter : module.parameters()) {
+        pointer->to(parameter.device(), parameter.scalar_type());
+        break;
+      }
+      pointer->train(module.is_training());
+      return made;
+    }
+
+    bool try_root(torch::nn::Module& model) {
+      const auto* rule = match(model, "");
+      if (rule == nullptr) {
+        return false;
+      }
+      Replacement row = begin_row(model, "");
+      if (auto* conv = dynamic_cast<torch::nn::Conv2dImpl*>(&model)) {
+        const auto made = make(*rule, model, "");
+        finish_row(row, *made.ptr(), ReplacementKind::grafted);
+        if (!dry_run) {
+          graft(*conv, made);
+        }
+      } else {
+        row.reason = "the model itself can't be exchanged in place; put it into a container";
+      }
+      report.rows.push_back(std::move(row));
+      return true;
+    }
+
+    void search(torch::nn::Module& parent, const std::string& prefix) {
+      if (grafted_substitute(parent) != nullptr || !searched.insert(&parent).second) {
+        return;
+      }
+      for (const auto& item : parent.named_children()) {
+        const auto& child = item.value();
+        const std::string path = prefix.empty() ? item.key() : prefix + "." + item.key();
+        if (grafted_substitute(*child) != nullptr) {
+          continue;
+        }
+        if (const auto known = replaced.find(child.get()); known != replaced.end()) {
+          place(parent, item.key(), child, [&] { return known->second; });
+        } else if (const auto* rule = match(*child, path)) {
+          Replacement row = begin_row(*child, path);
+          torch::nn::AnyModule made;
+          const auto maker = [&] { return made = make(*rule, *child, path); };
+          row.reason = place(parent, item.key(), child, maker);
+          if (row.reason.empty()) {
+            finish_row(row, *made.ptr(),
+                       grafts(parent, *child) ? ReplacementKind::grafted
+                                              : ReplacementKind::exchanged);
+            if (!dry_run) {
+              replaced.emplace(child.get(), made);
+            }
+          }
+          report.rows.push_back(std::move(row));
+        } else {
+          search(*child, path);
+        }
+      }
+    }
+
+    static Replacement begin_row(const torch::nn::Module& module, const std::string& path) {
+      Replacement row;
+      row.path = path;
+      row.old_type = describe(module);
+      row.parameters_before = parameter_count(module);
+      return row;
+    }
+
+    static void finish_row(Replacement& row, const torch::nn::Module& made, ReplacementKind kind) {
+      row.new_type = describe(made);
+      row.parameters_after = parameter_count(made);
+      row.kind = kind;
+    }
+
+    static bool exchanges(const torch::nn::Module& parent) {
+      return dynamic_cast<const torch::nn::SequentialImpl*>(&parent) != nullptr ||
+             dynamic_cast<const ChildHost*>(&parent) != nullptr;
+    }
+
+    static bool grafts(const torch::nn::Module& parent, const torch::nn::Module& child) {
+      return !exchanges(parent) && dynamic_cast<const torch::nn::Conv2dImpl*>(&child) != nullptr;
+    }
+
+    // Returns why it can't be done, or nothing.
+    template <class Maker>
+    std::string place(torch::nn::Module& parent, const std::string& name,
+                      const std::shared_ptr<torch::nn::Module>& child, Maker&& make_module) {
+      if (grafts(parent, *child)) {
+        const torch::nn::AnyModule made = make_module();
+        if (!dry_run && grafted_substitute(*child) == nullptr) {
+          graft(dynamic_cast<torch::nn::Conv2dImpl&>(*child), made);
+        }
+        return {};
+      }
+      auto* host = dynamic_cast<ChildHost*>(&parent);
+      auto* sequential = dynamic_cast<torch::nn::SequentialImpl*>(&parent);
+      auto* list = dynamic_cast<torch::nn::ModuleListImpl*>(&parent);
+      auto* dict = dynamic_cast<torch::nn::ModuleDictImpl*>(&parent);
+      if (host == nullptr && sequential == nullptr && list == nullptr && dict == nullptr) {
+        return "its holder (" + parent.name() +
+               ") has it as a member of a fixed type; only Conv2d can be replaced there";
+      }
+      const torch::nn::AnyModule made = make_module();
+      if (dry_run) {
+        return {};
+      }
+      if (host != nullptr) {
+        host->replace_child(name, made);
+      } else if (sequential != nullptr) {
+        *find(*sequential, child) = made;
+        parent.replace_module(name, made.ptr());
+      } else if (list != nullptr) {
+        *find(*list, child) = made.ptr();
+        parent.replace_module(name, made.ptr());
+      } else {
+        dict->update({{name, made.ptr()}});
+      }
+      return {};
+    }
+
+    static torch::nn::SequentialImpl::Iterator find(
+        torch::nn::SequentialImpl& sequential, const std::shared_ptr<torch::nn::Module>& child) {
+      return std::find_if(sequential.begin(), sequential.end(),
+                          [&](auto& entry) { return entry.ptr() == child; });
+    }
+
+    static auto find(torch::nn::ModuleListImpl& list,
+                     const std::shared_ptr<torch::nn::Module>& child) {
+      return std::find(list.begin(), list.end(), child);
+    }
+  };
+
+  std::vector<ReplacementRule> rules_;
+};
+
+}  // namespace bsconv

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: BSD-3-Clause-Clear
+#pragma once
+
+#include <bsconv/util/text.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <ostream>
+#include <sstream>
+#include <string>
+#include <vector>
+
+namespace bsconv {
+
+/// How a module was replaced, or that it was not.
+enum class ReplacementKind {
+  /// Its holder now holds the new module.
+  exchanged,
+  /// The `Conv2d` object stays and computes what the new module computes (see `graft`).
+  grafted,
+  /// It can't be replaced where it is; `Replacement::reason` says why.
+  refused,
+};
+
+/// One row of a `ReplacementReport`.
+struct Replacement {
+  /// The module's path in the model, `stage1.unit2.conv1`; empty for the model itself.
+  std::string path;
+  /// What the module printed of itself.
+  std::string old_type;
+  /// What its replacement prints.
+  std::string new_type;
+  /// The trainable parameters of the module.
+  int64_t parameters_before = 0;
+  /// The trainable parameters of its replacement.
+  int64_t parameters_after = 0;
+  /// How it was replaced.
+  ReplacementKind kind = ReplacementKind::refused;
+  /// Why it was not; empty if it was.
+  std::string reason;
+};
+
+/// What a replacement did to a model, or would do.
+class ReplacementReport {
+ public:
+  /// A row a module that a rule matched, in tree order.
+  std::vector<Replacement> rows;
+  /// The trainable parameters of the model before.
+  int64_t parameters_before = 0;
+  /// The trainable parameters of the model after.
+  int64_t parameters_after = 0;
+  /// Whether the model was left as it was.
+  bool dry_run = false;
+
+  /// The number of replaced modules.
+  std::size_t replaced() const { return rows.size() - refused(); }
+
+  /// The number of modules that a rule matched but that can't be replaced.
+  std::size_t refused() const {
+    std::size_t count = 0;
+    for (const auto& row : rows) {
+      count += row.kind == ReplacementKind::refused ? 1 : 0;
+    }
+    return count;
+  }
+
+  /// The report as text: verbosity 0 prints nothing, 1 the number of modules and the parameters
+  /// before and after, 2 also each module with its old and new type. Refused modules are printed
+  /// from verbosity 1 on.
+  std::string to_string(int verbosity = 1) const {
+    if (verbosity <= 0) {
+      return {};
+    }
+    std::ostringstream text;
+    for (const auto& row : rows) {
+      if (row.kind == ReplacementKind::refused) {
+        text << "Not replaced: " << label(row) << ": " << row.old_type << ": " << row.reason
+             << '\n';
+      } else if (verbosity >= 2) {
+        text << (dry_run ? "Would replace " : "Replaced ") << label(row) << ": " << row.old_type
+             << " -> " << row.new_type << " (" << change(row.parameters_before,
+                                                          row.parameters_after)
+             << ")\n";
+      }
+    }
+    text << (dry_run ? "Would replace " : "Replaced ") << replaced()
+         << (replaced() == 1 ? " module" : " modules");
+    if (refused() != 0) {
+      text << " (" << refused() << " can't be replaced)";
+    }
+    text << "; parameters: " << change(parameters_before, parameters_after) << '\n';
+    return text.str();
+  }
+
+ private:
+  static std::string label(const Replacement& row) {
+    return row.path.empty() ? std::string("(model)") : row.path;
+  }
+
+  static std::string change(int64_t before, int64_t after) {
+    std::string text = detail::with_commas(before) + " -> " + detail::with_commas(after);
+    if (before > 0) {
+      text += ", " +
+              detail::fixed(100.0 * static_cast<double>(after) / static_cast<double>(before), 1) +
+              " %";
+    }
+    return text;
+  }
+};
+
+/// Prints the report with verbosity 2.
+inline std::ostream& operator<<(std::ostream& stream, const ReplacementReport& report) {
+  return stream << report.to_string(2);
+}
+
+}  // namespace bsconv
