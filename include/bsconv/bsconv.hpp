@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: BSD-3-Clause-Clear
+#pragma once
+
+/// \file
+/// Everything that needs LibTorch alone: modules, replacers, model zoo and profiler.
+
+#include <bsconv/nn.hpp>       // IWYU pragma: export
+#include <bsconv/profile.hpp>  // IWYU pragma: export
+#include <bsconv/replace.hpp>  // IWYU pragma: export
+#include <bsconv/version.hpp>  // IWYU pragma: export
+#include <bsconv/zoo.hpp>      // IWYU pragma: export
