@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: BSD-3-Clause-Clear
+#pragma once
+
+#include <cstdint>
+
+#include <torch/types.h>
+
+namespace bsconv::data {
+
+/// Images and their labels.
+struct Batch {
+  /// Floating-point images [N, C, H, W].
+  torch::Tensor images;
+  /// int64 labels [N].
+  torch::Tensor labels;
+};
+
+/// Anything that yields the batches of an epoch by number.
+///
+/// Each batch is a function of the epoch and its index alone: whoever asks in whatever order, from
+/// whatever thread, gets the same one. That is what makes training resumable in mid-epoch.
+class BatchSource {
+ public:
+  virtual ~BatchSource() = default;
+
+  /// How many batches an epoch has.
+  virtual int64_t num_batches() const = 0;
+  /// How many images an epoch has.
+  virtual int64_t num_examples() const = 0;
+  /// Batch `index`, from 0, of `epoch`, from 0. Called from several threads at once.
+  virtual Batch get(int64_t epoch, int64_t index) const = 0;
+};
+
+}  // namespace bsconv::data

@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: BSD-3-Clause-Clear
+#pragma once
+
+// IWYU pragma: begin_exports
+#include <bsconv/train/checkpoint.hpp>
+#include <bsconv/train/evaluate.hpp>
+#include <bsconv/train/interrupt.hpp>
+#include <bsconv/train/metrics.hpp>
+#include <bsconv/train/observer.hpp>
+#include <bsconv/train/optimizer_state.hpp>
+#include <bsconv/train/options.hpp>
+#include <bsconv/train/progress.hpp>
+#include <bsconv/train/schedule.hpp>
+#include <bsconv/train/trainer.hpp>
+// IWYU pragma: end_exports

@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: BSD-3-Clause-Clear
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include <torch/arg.h>
+#include <torch/nn/module.h>
+#include <torch/types.h>
+
+#include <bsconv/data/batch_source.hpp>
+#include <bsconv/data/prefetch.hpp>
+#include <bsconv/nn/regularization.hpp>
+#include <bsconv/train/metrics.hpp>
+#include <bsconv/train/observer.hpp>
+
+namespace bsconv::train {
+
+/// Turns images [N, C, H, W] into logits [N, classes].
+using ForwardFunction = std::function<torch::Tensor(const torch::Tensor&)>;
+
+/// Observers, told in this order.
+using Observers = std::vector<std::shared_ptr<Observer>>;
+
+/// Cross entropy of `logits` [N, classes] against `labels` (int64 [N]) plus the regularization
+/// loss of `module` weighted by `alpha`, and how many of the images are right. Throws if the
+/// shapes do not fit or, on the CPU, if a label has no logit.
+inline StepResult classification_loss(const torch::nn::Module& module, const torch::Tensor& logits,
+                                      const torch::Tensor& labels, double alpha) {
+  TORCH_CHECK(logits.dim() == 2 && labels.dim() == 1 && logits.size(0) == labels.size(0),
+              "logits must be [N, classes] and labels [N], got ", logits.sizes(), " and ",
+              labels.sizes());
+  StepResult result;
+  result.examples = labels.size(0);
+  result.cross_entropy = at::cross_entropy_loss(logits.to(torch::kFloat), labels);
+  result.loss = result.cross_entropy;
+  if (has_regularization(module)) {
+    result.regularization = regularization_loss(module, alpha);
+    result.loss = result.loss + result.regularization;
+    result.regularization = result.regularization.detach();
+  }
+  result.cross_entropy = result.cross_entropy.detach();
+  result.correct = logits.detach().argmax(1).eq(labels).sum();
+  return result;
+}
+
+namespace detail {
+
+/// Sets a module to evaluation mode and puts the mode of each of its parts back at the end.
+class EvaluationMode {
+ public:
+  explicit EvaluationMode(torch::nn::Module& module) {
+    modes_.emplace_back(&module, module.is_training());
+    for (auto& part : module.modules(/*include_self=*/false)) {
+      modes_.emplace_back(part.get(), part->is_training());
+    }
+    module.eval();
+  }
+
+  EvaluationMode(const EvaluationMode&) = delete;
+  EvaluationMode& operator=(const EvaluationMode&) = delete;
+
+  ~EvaluationMode() {
+    // Module::train() descends into the children, which come after their parent here.
+    for (const auto& [part, training] : modes_) {
+      if (part->is_training() != training) {
+        part->train(training);
+      }
+    }
+  }
+
+ private:
+  std::vector<std::pair<torch::nn::Module*, bool>> modes_;
+};
+
+}  // namespace detail
+
+/// What `evaluate` needs beside the model and the images.
+struct EvaluateOptions {
+  /// Where the images go; the model must be there. Default: the CPU.
+  TORCH_ARG(torch::Device, device) = torch::kCPU;
+  /// Weight of the regularization loss. Default: 0.1.
+  TORCH_ARG(double, alpha) = 0.1;
+  /// Threads that make batches ahead. Default: 0.
+  TORCH_ARG(int64_t, workers) = 0;
+  /// After how many batches metrics are fetched from a GPU. Default: 10.
+  TORCH_ARG(int64_t, log_interval) = 10;
+  /// Is asked after each batch whether to stop early. Default: never.
+  TORCH_ARG(std::function<bool()>, stop) = nullptr;
+};
+
+/// Sums over the images of `source` in evaluation mode, without gradients; the mode of `module` and
+/// its parts is put back afterwards. The loss includes the regularization loss, as in training.
+/// If `options.stop` ends it early, the result has fewer examples than `source`. Observers are
+/// told with the epoch numbers of `position`.
+inline MetricSums evaluate(torch::nn::Module& module, const ForwardFunction& forward,
+                           const data::BatchSource& source, const EvaluateOptions& options = {},
+                           const Observers& observers = {}, Position position = {}) {
+  const torch::NoGradGuard no_grad;
+  const detail::EvaluationMode mode(module);
+  const int64_t interval = options.device().is_cpu() ? 1 : options.log_interval();
+  position.split = data::Split::test;
+  position.step = 0;
+  position.steps = source.num_batches();
+  position.learning_rate = 0;
+  for (const auto& observer : observers) {
+    observer->on_pass_begin(position);
+  }
+  MetricSums sums;
+  std::vector<StepResult> pending;
+  data::Prefetcher batches(source, /*epoch=*/0, /*first=*/0, options.workers());
+  bool stopped = false;
+  while (batches.has_next() && !stopped) {
+    const auto batch = batches.next();
+    const auto images = batch.images.to(options.device());
+    const auto labels = batch.labels.to(options.device());
+    pending.push_back(classification_loss(module, forward(images), labels, options.alpha()));
+    ++position.step;
+    stopped = options.stop() && options.stop()();
+    if (stopped || !batches.has_next() || position.step % interval == 0) {
+      for (const auto& result : pending) {
+        sums.add(result.metrics(), result.examples);
+      }
+      pending.clear();
+      for (const auto& observer : observers) {
+        observer->on_step(position, sums);
+      }
+    }
+  }
+  for (const auto& observer : observers) {
+    observer->on_pass_end(position, sums);
+  }
+  return sums;
+}
+
+}  // namespace bsconv::train

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: BSD-3-Clause-Clear
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <filesystem>
+#include <iomanip>
+#include <limits>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include <torch/types.h>
+
+#include <bsconv/weights/atomic_file.hpp>
+
+namespace bsconv::train {
+
+/// Averages over images.
+struct Metrics {
+  /// What is minimized: cross entropy plus regularization loss.
+  double loss = 0;
+  /// Cross entropy, in nats.
+  double cross_entropy = 0;
+  /// Regularization loss, alpha included.
+  double regularization = 0;
+  /// Share of images whose highest logit is the right class, 0 to 1.
+  double accuracy = 0;
+};
+
+/// Sums over the images seen so far.
+struct MetricSums {
+  /// Sum of the loss over images.
+  double loss = 0;
+  /// Sum of the cross entropy over images.
+  double cross_entropy = 0;
+  /// Sum of the regularization loss over images.
+  double regularization = 0;
+  /// Images classified correctly.
+  int64_t correct = 0;
+  /// Images seen.
+  int64_t examples = 0;
+
+  /// Adds a batch of `count` images with these averages.
+  void add(const Metrics& batch, int64_t count) {
+    loss += batch.loss * static_cast<double>(count);
+    cross_entropy += batch.cross_entropy * static_cast<double>(count);
+    regularization += batch.regularization * static_cast<double>(count);
+    correct += std::llround(batch.accuracy * static_cast<double>(count));
+    examples += count;
+  }
+
+  /// The averages; all zero if no image was seen.
+  Metrics mean() const {
+    const double count = examples > 0 ? static_cast<double>(examples) : 1.0;
+    return {loss / count, cross_entropy / count, regularization / count,
+            static_cast<double>(correct) / count};
+  }
+};
+
+/// One batch's results, still on the device where they were computed.
+struct StepResult {
+  /// Cross entropy plus regularization loss, a scalar tensor.
+  torch::Tensor loss;
+  /// Cross entropy, a scalar tensor.
+  torch::Tensor cross_entropy;
+  /// Regularization loss, a scalar tensor; undefined if the model has none.
+  torch::Tensor regularization;
+  /// Images classified correctly, an int64 scalar tensor.
+  torch::Tensor correct;
+  /// Images in the batch.
+  int64_t examples = 0;
+
+  /// The values on the host; waits for the device.
+  Metrics metrics() const {
+    const auto zero = torch::zeros({}, torch::TensorOptions(torch::kDouble).device(loss.device()));
+    const auto values =
+        torch::stack({loss.to(torch::kDouble), cross_entropy.to(torch::kDouble),
+                      regularization.defined() ? regularization.to(torch::kDouble) : zero,
+                      correct.to(torch::kDouble)})
+            .cpu();
+    const double* value = values.const_data_ptr<double>();
+    const double count = examples > 0 ? static_cast<double>(examples) : 1.0;
+    return {value[0], value[1], value[2], value[3] / count};
+  }
+};
+
+/// What came of one epoch.
+struct EpochSummary {
+  /// The epoch, counted from 1.
+  int64_t epoch = 0;
+  /// How many epochs the training has in all.
+  int64_t epochs = 0;
+  /// Learning rate of this epoch.
+  double learning_rate = 0;
+  /// Averages over the training images, in training mode, while the weights changed.
+  Metrics train;
+  /// Averages over the test images, in evaluation mode, after the epoch.
+  Metrics test;
+  /// Best test accuracy so far, this epoch included, 0 to 1.
+  double best_accuracy = 0;
+  /// The epoch, counted from 1, that reached it first.
+  int64_t best_epoch = 0;
+  /// Seconds of training and test in this epoch, since the last start or resume.
+  double seconds = 0;
+  /// Training images per second.
+  double images_per_second = 0;
+};
+
+/// The epochs as a CSV table with a header line.
+inline std::string to_csv(const std::vector<EpochSummary>& epochs) {
+  std::ostringstream out;
+  out << "epoch,learning_rate,train_loss,train_cross_entropy,train_regularization,train_top1,"
+         "test_loss,test_cross_entropy,test_regularization,test_top1,best_top1,images_per_second,"
+         "seconds\n";
+  out << std::setprecision(9);
+  for (const auto& row : epochs) {
+    out << row.epoch << ',' << row.learning_rate;
+    for (const auto* part : {&row.train, &row.test}) {
+      out << ',' << part->loss << ',' << part->cross_entropy << ',' << part->regularization << ','
+          << part->accuracy;
+    }
+    out << ',' << row.best_accuracy << ',' << std::setprecision(6) << row.images_per_second << ','
+        << row.seconds << std::setprecision(9) << '\n';
+  }
+  return out.str();
+}
+
+/// Writes `to_csv(epochs)` to `path`, complete or not at all.
+inline void write_csv(const std::filesystem::path& path, const std::vector<EpochSummary>& epochs) {
+  weights::write_text_file(path, to_csv(epochs));
+}
+
+}  // namespace bsconv::train

@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: BSD-3-Clause-Clear
+#pragma once
+
+// IWYU pragma: begin_exports
+#include <bsconv/weights/atomic_file.hpp>
+#include <bsconv/weights/safetensors.hpp>
+#include <bsconv/weights/state_dict.hpp>
+// IWYU pragma: end_exports
