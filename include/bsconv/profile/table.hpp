@@ -44,7 +44,7 @@ struct ProfileCells {
 inline std::string shape_text(const std::vector<int64_t>& shape) {
   std::string text;
   for (const int64_t size : shape) {
-    text += (text.empty() ? "" : "x") + std::to_string(size);
+    text.append(text.empty() ? "" : "x").append(std::to_string(size));
   }
   return text;
 }
@@ -163,16 +163,20 @@ inline std::string to_table(const Profile& profile, const ProfileTableOptions& o
     std::string out;
     for (std::size_t column = 0; column < row.size(); ++column) {
       const std::string padding(widths[column] - row[column].size(), ' ');
-      out += (column == 0 ? "" : "  ") +
-             (column < cells.text_columns ? row[column] + padding : padding + row[column]);
+      const bool is_text = column < cells.text_columns;
+      out.append(column == 0 ? 0 : 2, ' ');
+      out.append(is_text ? row[column] : padding);
+      out.append(is_text ? padding : row[column]);
     }
-    text += out.substr(0, out.find_last_not_of(' ') + 1) + "\n";
+    out.erase(out.find_last_not_of(' ') + 1);
+    text.append(out).append("\n");
   };
   std::size_t full = 2 * (widths.size() - 1);
   for (const std::size_t width : widths) {
     full += width;
   }
-  const std::string rule = std::string(full, '-') + "\n";
+  std::string rule(full, '-');
+  rule += '\n';
   line(cells.header);
   text += rule;
   for (std::size_t i = 0; i < cells.rows.size(); ++i) {

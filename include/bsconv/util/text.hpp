@@ -74,13 +74,16 @@ inline std::string nearest(std::string_view name, const std::vector<std::string>
 
 /// `count` with a comma between groups of three digits: 1,234,567.
 inline std::string with_commas(int64_t count) {
-  std::string digits = std::to_string(count);
+  const std::string digits = std::to_string(count);
   const std::size_t first = count < 0 ? 1 : 0;
-  for (std::size_t i = digits.size(); i > first + 3;) {
-    i -= 3;
-    digits.insert(i, ",");
+  std::string result;
+  for (std::size_t i = 0; i < digits.size(); ++i) {
+    if (i > first && (digits.size() - i) % 3 == 0) {
+      result.push_back(',');
+    }
+    result.push_back(digits[i]);
   }
-  return digits;
+  return result;
 }
 
 /// `value` with `decimals` digits after the point.

@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: BSD-3-Clause-Clear
+#pragma once
+
+#include <CLI/CLI.hpp>
+
+namespace bsconv_program {
+
+/// `bsconv models [PATTERN]`
+void add_models_command(CLI::App& app);
+/// `bsconv profile NAME`
+void add_profile_command(CLI::App& app);
+/// `bsconv train`
+void add_train_command(CLI::App& app);
+/// `bsconv evaluate`
+void add_evaluate_command(CLI::App& app);
+/// `bsconv predict IMAGE…`
+void add_predict_command(CLI::App& app);
+
+}  // namespace bsconv_program

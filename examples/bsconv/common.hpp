@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: BSD-3-Clause-Clear
+#pragma once
+
+#include <bsconv/data.hpp>
+#include <bsconv/nn/layer.hpp>
+#include <bsconv/train/checkpoint.hpp>
+
+#include <cstdint>
+#include <filesystem>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace bsconv_program {
+
+/// What the program returns to the shell.
+enum ExitCode : int { success = 0, failure = 1, usage = 2, interrupted = 130 };
+
+/// A wrong argument; ends the program with `ExitCode::usage`.
+class UsageError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+/// Ends the program with `ExitCode::interrupted`.
+class Interrupted : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+/// The data sets `--dataset` knows.
+const std::vector<std::string>& dataset_names();
+
+/// A data set by name; `root` is not used for the embedded one.
+bsconv::data::ImageDataset load_dataset(const std::string& name, const std::filesystem::path& root,
+                                        bsconv::data::Split split);
+
+/// "cpu", "cuda" or "cuda:N" as a device that exists.
+torch::Device parse_device(const std::string& text);
+
+/// A model of the zoo; an unknown name is a `UsageError`.
+bsconv::Layer make_model(const std::string& architecture, int64_t num_classes, int64_t in_channels);
+
+/// The side of the square images that a model of the zoo takes.
+int64_t input_size(const std::string& architecture);
+
+/// The model of a checkpoint with its weights, on `device`, in evaluation mode.
+bsconv::Layer load_model(const bsconv::train::Checkpoint& checkpoint, torch::Device device);
+
+/// `path` itself, or its `file_name` if it is a directory.
+std::filesystem::path in_directory(const std::filesystem::path& path, const char* file_name);
+
+}  // namespace bsconv_program

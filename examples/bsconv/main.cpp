@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: BSD-3-Clause-Clear
+// The command-line program: models by name, their cost, training, evaluation, prediction.
+#include <c10/util/Exception.h>
+
+#include <exception>
+#include <iostream>
+
+#include "commands.hpp"
+#include "common.hpp"
+
+int main(int argc, char** argv) {
+  using bsconv_program::ExitCode;
+  CLI::App app{"Blueprint separable convolutions: models, their cost, training and use", "bsconv"};
+  app.footer(
+      "Exit codes: 0 done, 1 failed, 2 wrong arguments, 130 interrupted after writing a "
+      "checkpoint.");
+  bsconv_program::add_models_command(app);
+  bsconv_program::add_profile_command(app);
+  bsconv_program::add_train_command(app);
+  bsconv_program::add_evaluate_command(app);
+  bsconv_program::add_predict_command(app);
+  try {
+    app.parse(argc, argv);
+    if (app.get_subcommands().empty()) {
+      std::cerr << "bsconv: a command is required\n" << app.help();
+      return ExitCode::usage;
+    }
+    return ExitCode::success;
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? ExitCode::success : ExitCode::usage;
+  } catch (const bsconv_program::UsageError& error) {
+    std::cerr << "bsconv: " << error.what() << '\n';
+    return ExitCode::usage;
+  } catch (const bsconv_program::Interrupted& error) {
+    std::cerr << "bsconv: " << error.what() << '\n';
+    return ExitCode::interrupted;
+  } catch (const c10::Error& error) {
+    std::cerr << "bsconv: " << error.what_without_backtrace() << '\n';
+    return ExitCode::failure;
+  } catch (const std::exception& error) {
+    std::cerr << "bsconv: " << error.what() << '\n';
+    return ExitCode::failure;
+  }
+}

@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: BSD-3-Clause-Clear
+#
+# The examples, and what each must print.
+
+bsconv_example(
+  quickstart LIBRARIES bsconv::json OUTPUT
+  "test accuracy: (9[7-9]|100).*Replaced 3 modules; parameters: 94,538 -> 13,866, 14.7 %.*output: ")
+bsconv_example(replace_in_existing_model OUTPUT
+               "Would replace 3 modules.*Replaced 2 modules.*replaced 2 layers, one step trained")
+bsconv_example(
+  zoo_and_profiler OUTPUT
+  "cifar_resnet20_bsconvu: 46570 parameters, 7856484 multiply-adds.*Total +Network")
+bsconv_example(own_builder OUTPUT
+               "tiny: .2, 7..*model name 'tinny_net'.*the nearest known name is 'tiny'")
+bsconv_example(cuda OUTPUT "logits .4, 1000. on c")
