@@ -92,7 +92,7 @@ class BSConvSImpl : public torch::nn::Cloneable<BSConvSImpl>, public Regularized
   }
 
   /// Whether there is a loss: true until `fuse()`.
-  bool is_regularized() const override { return true; }
+  bool is_regularized() const override { return !is_fused(); }
 
   /// Folds the batch normalizations and multiplies `pw1` and `pw2` together where the product
   /// `pw` takes fewer multiplications, in place, for evaluation.

@@ -237,8 +237,8 @@ class Replacer {
                           [&](auto& entry) { return entry.ptr() == child; });
     }
 
-    static auto find(torch::nn::ModuleListImpl& list,
-                     const std::shared_ptr<torch::nn::Module>& child) {
+    static torch::nn::ModuleListImpl::Iterator find(
+        torch::nn::ModuleListImpl& list, const std::shared_ptr<torch::nn::Module>& child) {
       return std::find(list.begin(), list.end(), child);
     }
   };

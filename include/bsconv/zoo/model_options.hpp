@@ -35,6 +35,9 @@ struct ModelOptions {
                       in_channels_);
     TORCH_CHECK_VALUE(torch::isFloatingType(dtype_),
                       "create_model: dtype must be a floating-point type, got ", dtype_);
+    // LibTorch's modules make their parameters on the CPU and can't move them to "meta".
+    TORCH_CHECK_VALUE(device_.type() != torch::kMeta,
+                      "create_model: device must be a CPU or CUDA device, got ", device_);
   }
 };
 

@@ -1,0 +1,290 @@
+// SPDX-License-Identifier: BSD-3-Clause-Clear
+// Runs the real program. Its path is the macro or environment variable BSCONV_PROGRAM.
+#include <fcntl.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include <bsconv/train/checkpoint.hpp>
+
+#include <algorithm>
+#include <chrono>
+#include <csignal>
+#include <cstdlib>
+#include <filesystem>
+#include <string>
+#include <system_error>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "test_files.hpp"
+
+// Tests are compiled several files at a time.
+namespace cli_test {
+namespace {
+
+using bsconv_test::TemporaryDirectory;
+using bsconv_test::write_file;
+using testing::HasSubstr;
+using testing::Not;
+
+std::string program() {
+#ifdef BSCONV_PROGRAM
+  return BSCONV_PROGRAM;
+#else
+  const char* path = std::getenv("BSCONV_PROGRAM");
+  return path == nullptr ? "" : path;
+#endif
+}
+
+struct Result {
+  int code = -1;
+  std::string output;
+};
+
+/// A started program whose output goes to a file.
+class Process {
+ public:
+  explicit Process(std::vector<std::string> arguments) {
+    arguments.insert(arguments.begin(), program());
+    child_ = ::fork();
+    if (child_ == 0) {
+      const int log = ::open((directory_ / "log").c_str(), O_WRONLY | O_CREAT, 0600);
+      ::dup2(log, STDOUT_FILENO);
+      ::dup2(log, STDERR_FILENO);
+      // runs/ lands in the temporary directory; one thread runs well beside other tests.
+      (void)!::chdir(directory_.path().c_str());
+      ::setenv("OMP_NUM_THREADS", "1", 1);
+      std::vector<char*> argv;
+      for (auto& argument : arguments) {
+        argv.push_back(argument.data());
+      }
+      argv.push_back(nullptr);
+      ::execv(argv.front(), argv.data());
+      ::_exit(127);
+    }
+  }
+
+  void send(int signal) const { ::kill(child_, signal); }
+
+  Result wait() const {
+    int status = 0;
+    ::waitpid(child_, &status, 0);
+    return {WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status), output()};
+  }
+
+  std::string output() const { return bsconv_test::read_file(directory_ / "log"); }
+  const std::filesystem::path& directory() const { return directory_.path(); }
+
+ private:
+  TemporaryDirectory directory_;
+  pid_t child_ = -1;
+};
+
+Result run(std::vector<std::string> arguments) { return Process(std::move(arguments)).wait(); }
+
+class Cli : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (program().empty()) {
+      GTEST_SKIP() << "BSCONV_PROGRAM does not name the program";
+    }
+    ASSERT_TRUE(std::filesystem::exists(program())) << program();
+  }
+};
+
+TEST_F(Cli, HelpsOnEveryCommand) {
+  EXPECT_EQ(run({"--help"}).code, 0);
+  EXPECT_THAT(run({"--help"}).output, HasSubstr("130 interrupted"));
+  for (const std::string command : {"models", "profile", "train", "evaluate", "predict"}) {
+    const auto result = run({command, "--help"});
+    EXPECT_EQ(result.code, 0) << command;
+    EXPECT_THAT(result.output, HasSubstr("bsconv " + command));
+  }
+  const auto train = run({"train", "--help"}).output;
+  for (const auto* flag :
+       {"--data-root", "--dataset", "--architecture", "--workers", "--batch-size", "--epochs",
+        "--learning-rate", "--schedule", "--momentum", "--weight-decay", "--alpha", "--device",
+        "--seed", "--out", "--resume"}) {
+    EXPECT_THAT(train, HasSubstr(flag));
+  }
+}
+
+TEST_F(Cli, ListsModels) {
+  const auto result = run({"models", "cifar_resnet20*"});
+  EXPECT_EQ(result.code, 0);
+  EXPECT_THAT(result.output, HasSubstr("cifar_resnet20_bsconvu\n"));
+  EXPECT_THAT(result.output, Not(HasSubstr("mobilenet")));
+  const auto none = run({"models", "nothing*"});
+  EXPECT_EQ(none.code, 1);
+  EXPECT_THAT(none.output, HasSubstr("no model matches 'nothing*'"));
+}
+
+TEST_F(Cli, WrongArgumentsExitWithTwo) {
+  const TemporaryDirectory directory;
+  const struct {
+    std::vector<std::string> arguments;
+    std::string message;
+  } cases[] = {
+      {{}, "a command is required"},
+      {{"dance"}, "dance"},
+      {{"train", "--no-such-flag"}, "--no-such-flag"},
+      {{"train", "--epochs", "many"}, "many"},
+      {{"train", "--epochs", "-1"}, "epochs must not be negative, got -1"},
+      {{"train", "--batch-size", "0"}, "batch_size must be positive, got 0"},
+      {{"train", "--learning-rate", "nan"}, "learning_rate must be a positive number, got nan"},
+      {{"train", "--momentum", "1.5"}, "momentum must lie in 0..1, 1 excluded, got 1.5"},
+      {{"train", "--schedule", "20", "10"}, "in increasing order, got [20, 10]"},
+      {{"train", "--dataset", "mnist"}, "mnist not in"},
+      {{"train", "--dataset", "cifar100"}, "--data-root is required"},
+      {{"train", "--device", "tpu"}, "--device 'tpu' is unknown; valid are cpu, cuda and cuda:N"},
+      {{"train", "--device", "cuda:"}, "--device 'cuda:' is unknown"},
+      {{"train", "--architecture", "cifar_resnet21"}, "cifar_resnet21"},
+      {{"train", "--architecture", "resnet18"}, "'resnet18' takes images of 224 x 224 pixels"},
+      {{"evaluate"}, "--checkpoint is required"},
+      {{"predict", "--checkpoint", "x"}, "images is required"},
+  };
+  for (const auto& item : cases) {
+    const auto result = run(item.arguments);
+    EXPECT_EQ(result.code, 2) << item.message << "\n" << result.output;
+    EXPECT_THAT(result.output, HasSubstr(item.message));
+  }
+}
+
+TEST_F(Cli, FailuresExitWithOneAndSayWhatAndWhere) {
+  const TemporaryDirectory directory;
+  write_file(directory / "test.bin", "short");
+  write_file(directory / "train.bin", "short");
+  const auto root = directory.path().native();
+  const auto bad_root = run({"train", "--dataset", "cifar10", "--data-root", root});
+  EXPECT_EQ(bad_root.code, 1);
+  EXPECT_THAT(bad_root.output, HasSubstr("CIFAR-10: no file 'data_batch_1.bin' in '" + root));
+  const auto bad_size = run({"train", "--dataset", "cifar100", "--data-root", root});
+  EXPECT_EQ(bad_size.code, 1);
+  EXPECT_THAT(bad_size.output, HasSubstr("has 5 bytes; expected 153700000"));
+  const auto no_checkpoint = run({"evaluate", "--checkpoint", root + "/none"});
+  EXPECT_EQ(no_checkpoint.code, 1);
+  EXPECT_THAT(no_checkpoint.output, HasSubstr("'" + root + "/none' does not exist"));
+  const auto no_output = run({"train", "--epochs", "1", "--out", "/proc/run"});
+  EXPECT_EQ(no_output.code, 1);
+  EXPECT_THAT(no_output.output, HasSubstr("cannot make the output folder '/proc/run'"));
+  const auto no_gpu = run({"train", "--device", "cuda:99"});
+  EXPECT_EQ(no_gpu.code, 1);
+  EXPECT_THAT(no_gpu.output, HasSubstr("--device cuda:99: there "));
+}
+
+TEST_F(Cli, TrainsResumesEvaluatesAndPredicts) {
+  const TemporaryDirectory directory;
+  const auto out = (directory / "run").native();
+  const std::vector<std::string> train = {"train",
+                                          "--architecture",
+                                          "cifar_mobilenetv1_w1d4_bsconvu",
+                                          "--epochs",
+                                          "1",
+                                          "--learning-rate",
+                                          "0.05",
+                                          "--out",
+                                          out};
+  const auto first = run(train);
+  ASSERT_EQ(first.code, 0) << first.output;
+  EXPECT_THAT(first.output, HasSubstr("Params"));
+  EXPECT_THAT(first.output, HasSubstr("epoch 1/1  train  10/12  loss "));
+  EXPECT_THAT(first.output, HasSubstr("epoch 1/1  train  12/12  loss "));
+  EXPECT_THAT(first.output, HasSubstr("epoch 1/1 done: lr 0.05, train loss "));
+  EXPECT_EQ(bsconv_test::count_files(out), 3);
+
+  const auto again = run(train);
+  EXPECT_EQ(again.code, 2);
+  EXPECT_THAT(again.output, HasSubstr("already holds a run; go on with it by --resume"));
+
+  const auto resumed = run({"train", "--resume", out, "--epochs", "2"});
+  ASSERT_EQ(resumed.code, 0) << resumed.output;
+  EXPECT_THAT(resumed.output, HasSubstr("resumed after epoch 1, batch 0"));
+  EXPECT_THAT(resumed.output, HasSubstr("epoch 2/2 done: lr 0.05"));
+  const auto csv = bsconv_test::read_file(out + "/metrics.csv");
+  EXPECT_EQ(std::count(csv.begin(), csv.end(), '\n'), 3);
+
+  const auto other =
+      run({"train", "--resume", out, "--architecture", "cifar_resnet20", "--epochs", "2"});
+  EXPECT_EQ(other.code, 1);
+  EXPECT_THAT(other.output, HasSubstr("the checkpoint is of 'cifar_mobilenetv1_w1d4_bsconvu', the "
+                                      "model is 'cifar_resnet20'; these tensors differ:\n"));
+
+  const auto evaluated = run({"evaluate", "--checkpoint", out + "/last.safetensors"});
+  EXPECT_EQ(evaluated.code, 0);
+  EXPECT_THAT(evaluated.output, HasSubstr("on 359 test images of digits: loss "));
+
+  std::string image = "P5 16 16 255\n";
+  image.append(256, '\x40');
+  write_file(directory / "a.pgm", image);
+  const auto predicted =
+      run({"predict", (directory / "a.pgm").native(), "--checkpoint", out, "--top", "3"});
+  EXPECT_EQ(predicted.code, 0) << predicted.output;
+  EXPECT_THAT(predicted.output, HasSubstr("a.pgm\n"));
+  EXPECT_EQ(std::count(predicted.output.begin(), predicted.output.end(), '%'), 3);
+  const auto broken =
+      run({"predict", (directory / "run/metrics.csv").native(), "--checkpoint", out});
+  EXPECT_EQ(broken.code, 1);
+  EXPECT_THAT(broken.output, HasSubstr("metrics.csv' is neither PNG, JPEG nor binary PPM"));
+}
+
+TEST_F(Cli, WritesIntoANewFolderUnderRunsByDefault) {
+  const Process process(
+      {"train", "--architecture", "cifar_mobilenetv1_w1d4_bsconvu", "--epochs", "0"});
+  const auto result = process.wait();
+  EXPECT_EQ(result.code, 0) << result.output;
+  EXPECT_TRUE(std::filesystem::exists(process.directory() /
+                                      "runs/cifar_mobilenetv1_w1d4_bsconvu_digits_1"));
+}
+
+TEST_F(Cli, AnInterruptionEndsWithACheckpointThatGoesOnBitForBit) {
+  const TemporaryDirectory directory;
+  const auto flags = [&](const std::string& out) {
+    return std::vector<std::string>{
+        "train", "--architecture", "cifar_mobilenetv1_w1d4_bsconvu", "--epochs", "3", "--out", out};
+  };
+  const auto whole = (directory / "whole").native();
+  const auto parts = (directory / "parts").native();
+  ASSERT_EQ(run(flags(whole)).code, 0);
+  const Process process(flags(parts));
+  for (int i = 0; i < 6000; ++i) {
+    if (process.output().find("epoch 2/3  train  10/12") != std::string::npos) {
+      break;
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  process.send(SIGINT);
+  const auto interrupted = process.wait();
+  EXPECT_EQ(interrupted.code, 130) << interrupted.output;
+  EXPECT_THAT(interrupted.output,
+              HasSubstr("interrupted; go on with: bsconv train --resume '" + parts + "'"));
+  ASSERT_EQ(run({"train", "--resume", parts}).code, 0);
+  const auto expected = bsconv::train::load_checkpoint(whole + "/last.safetensors");
+  const auto found = bsconv::train::load_checkpoint(parts + "/last.safetensors");
+  EXPECT_EQ(found.epoch, 3);
+  for (const auto& item : expected.model) {
+    EXPECT_TRUE(item.value().equal(found.model[item.key()])) << item.key();
+  }
+}
+
+TEST_F(Cli, AKilledProcessLeavesACompleteCheckpoint) {
+  const TemporaryDirectory directory;
+  const auto out = (directory / "run").native();
+  const Process process(
+      {"train", "--architecture", "cifar_mobilenetv1_w1d4_bsconvu", "--out", out});
+  for (int i = 0; i < 6000; ++i) {
+    std::error_code error;
+    if (std::filesystem::exists(out + "/metrics.csv", error)) {
+      break;
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  process.send(SIGKILL);
+  EXPECT_EQ(process.wait().code, -SIGKILL);
+  EXPECT_GE(bsconv::train::load_checkpoint(out + "/last.safetensors").epoch, 1);
+  EXPECT_EQ(run({"train", "--resume", out, "--epochs", "1"}).code, 0);
+}
+
+}  // namespace
+}  // namespace cli_test

@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: BSD-3-Clause-Clear
+#
+# Without LibTorch, configuring ends with what was looked for, where, and what to type.
+
+file(REMOVE_RECURSE "${WORK}")
+execute_process(
+  COMMAND "${CMAKE_COMMAND}" -E env --unset=Torch_ROOT --unset=Torch_DIR --unset=CMAKE_PREFIX_PATH
+          --unset=VIRTUAL_ENV HOME=/nonexistent PATH=/usr/bin:/bin "${CMAKE_COMMAND}" -S "${SOURCE}" -B
+          "${WORK}" -G "${GENERATOR}" -DBSCONV_FETCH_LIBTORCH=OFF -DTorch_ROOT=/nonexistent/torch
+          -DPython3_EXECUTABLE=/bin/false
+  RESULT_VARIABLE status OUTPUT_VARIABLE output ERROR_VARIABLE errors)
+if(status EQUAL 0)
+  if(output MATCHES "LibTorch [0-9.]+: /")
+    message("skipped: this machine's Python has torch, so LibTorch was found")
+    return()
+  endif()
+  message(FATAL_ERROR "configuring without LibTorch succeeded:\n${output}")
+endif()
+foreach(part "bsconv needs LibTorch" "Torch_ROOT: /nonexistent/torch" "lib/libtorch_cpu.so"
+             "BSCONV_FETCH_LIBTORCH=ON")
+  string(FIND "${errors}" "${part}" at)
+  if(at EQUAL -1)
+    message(FATAL_ERROR "the message lacks '${part}':\n${errors}")
+  endif()
+endforeach()

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: BSD-3-Clause-Clear
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <torch/utils.h>
+#include <bsconv/data/loader.hpp>
+#include <bsconv/data/prefetch.hpp>
+
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <tuple>
+#include <vector>
+
+#include "test_files.hpp"
+
+// Tests are compiled several files at a time.
+namespace data_loader_test {
+namespace {
+
+using bsconv::data::DataLoader;
+using bsconv::data::ImageDataset;
+using bsconv::data::LoaderOptions;
+using bsconv::data::Prefetcher;
+using bsconv_test::error_of;
+using testing::HasSubstr;
+
+/// Image i is filled with i and has label i.
+ImageDataset numbered(int64_t count) {
+  const auto labels = torch::arange(count);
+  return {labels.to(torch::kByte).view({-1, 1, 1, 1}).expand({-1, 3, 8, 8}), labels,
+          std::vector<std::string>(static_cast<std::size_t>(count), "name")};
+}
+
+torch::Tensor labels_of_epoch(const DataLoader& loader, int64_t epoch) {
+  std::vector<torch::Tensor> labels;
+  for (int64_t i = 0; i < loader.num_batches(); ++i) {
+    labels.push_back(loader.get(epoch, i).labels);
+  }
+  return torch::cat(labels);
+}
+
+TEST(DataLoader, KeepsTheOrderAndScalesToOne) {
+  const DataLoader loader(numbered(10), LoaderOptions().batch_size(4));
+  EXPECT_EQ(loader.num_batches(), 3);
+  EXPECT_EQ(loader.num_examples(), 10);
+  const auto batch = loader.get(0, 2);
+  EXPECT_TRUE(batch.labels.equal(torch::tensor({8, 9}, torch::kLong)));
+  EXPECT_EQ(batch.images.sizes(), torch::IntArrayRef({2, 3, 8, 8}));
+  EXPECT_EQ(batch.images.scalar_type(), torch::kFloat);
+  EXPECT_TRUE(batch.images[1].eq(9.0F / 255.0F).all().item<bool>());
+}
+
+TEST(DataLoader, LeavesOutASmallLastBatchOnRequest) {
+  const DataLoader loader(numbered(10), LoaderOptions().batch_size(4).drop_last(true));
+  EXPECT_EQ(loader.num_batches(), 2);
+  EXPECT_EQ(loader.num_examples(), 8);
+}
+
+TEST(DataLoader, ShufflesEachEpochAnewFromTheSeed) {
+  const auto options = LoaderOptions().batch_size(16).shuffle(true).seed(5);
+  const DataLoader loader(numbered(100), options);
+  const DataLoader same(numbered(100), options);
+  const DataLoader other(numbered(100), LoaderOptions(options).seed(6));
+  const auto first = labels_of_epoch(loader, 0);
+  EXPECT_FALSE(first.equal(torch::arange(100)));
+  EXPECT_TRUE(std::get<0>(first.sort()).equal(torch::arange(100)));
+  EXPECT_FALSE(first.equal(labels_of_epoch(loader, 1)));
+  EXPECT_TRUE(first.equal(labels_of_epoch(same, 0)));
+  EXPECT_TRUE(first.equal(labels_of_epoch(loader, 0)));
+  EXPECT_FALSE(first.equal(labels_of_epoch(other, 0)));
+}
+
+TEST(DataLoader, AugmentsEachBatchFromTheSeedEpochAndIndexAlone) {
+  const auto options =
+      LoaderOptions().batch_size(32).seed(5).augmentation(bsconv::data::crop_and_flip(2));
+  const DataLoader loader(numbered(96), options);
+  const DataLoader same(numbered(96), options);
+  const auto late = loader.get(3, 2).images;
+  EXPECT_TRUE(late.equal(same.get(3, 2).images));
+  EXPECT_FALSE(late.equal(loader.get(4, 2).images));
+  const auto corners = [&](int64_t index) {
+    return loader.get(0, index).images.select(1, 0).slice(1, 0, 2).slice(2, 0, 2).gt(0);
+  };
+  EXPECT_FALSE(corners(1).equal(corners(2)));
+}
+
+TEST(DataLoader, LeavesTheDataSetAsItIs) {
+  auto set = numbered(4);
+  const auto before = set.images().clone();
+  const DataLoader loader(set, LoaderOptions().batch_size(4));
+  loader.get(0, 0).images.fill_(7);
+  EXPECT_TRUE(set.images().equal(before));
+}
+
+TEST(DataLoader, RefusesWrongOptionsAndIndices) {
+  EXPECT_THAT(error_of([] { DataLoader(numbered(3), LoaderOptions().batch_size(0)); }),
+              HasSubstr("batch_size must be positive, got 0"));
+  EXPECT_THAT(
+      error_of([] { DataLoader(numbered(3), LoaderOptions().batch_size(4).drop_last(true)); }),
+      HasSubstr("a data set of 3 images gives no batch of 4"));
+  const DataLoader loader(numbered(3), LoaderOptions().batch_size(2));
+  EXPECT_THAT(error_of([&] { loader.get(0, 2); }),
+              HasSubstr("batch 2 is out of range; an epoch has batches 0 to 1"));
+  EXPECT_THAT(error_of([&] { loader.get(-1, 0); }),
+              HasSubstr("epoch must not be negative, got -1"));
+}
+
+TEST(DataPrefetch, YieldsTheSameBatchesWhateverTheNumberOfWorkers) {
+  const DataLoader loader(numbered(50), LoaderOptions().batch_size(7).shuffle(true).seed(1));
+  for (const int64_t workers : {0, 1, 3, 20}) {
+    Prefetcher batches(loader, 2, 3, workers);
+    for (int64_t index = 3; index < loader.num_batches(); ++index) {
+      ASSERT_TRUE(batches.has_next());
+      const auto batch = batches.next();
+      EXPECT_TRUE(batch.labels.equal(loader.get(2, index).labels));
+      EXPECT_TRUE(batch.images.equal(loader.get(2, index).images));
+    }
+    EXPECT_FALSE(batches.has_next());
+    EXPECT_THAT(error_of([&] { batches.next(); }), HasSubstr("8 batches are used up"));
+  }
+}
+
+TEST(DataPrefetch, LeavesTheNumberOfThreadsAlone) {
+  const int threads = torch::get_num_threads();
+  const DataLoader loader(numbered(50), LoaderOptions().batch_size(7));
+  Prefetcher batches(loader, 0, 0, 2);
+  while (batches.has_next()) {
+    batches.next();
+  }
+  EXPECT_EQ(torch::get_num_threads(), threads);
+  int in_new_thread = 0;
+  std::thread([&] { in_new_thread = torch::get_num_threads(); }).join();
+  EXPECT_EQ(in_new_thread, threads);
+}
+
+class BrokenSource : public bsconv::data::BatchSource {
+ public:
+  int64_t num_batches() const override { return 3; }
+  int64_t num_examples() const override { return 3; }
+  bsconv::data::Batch get(int64_t, int64_t index) const override {
+    if (index == 1) {
+      throw std::runtime_error("image 1 is broken");
+    }
+    return {};
+  }
+};
+
+TEST(DataPrefetch, PassesOnWhatAWorkerThrows) {
+  const BrokenSource source;
+  for (const int64_t workers : {0, 2}) {
+    Prefetcher batches(source, 0, 0, workers);
+    EXPECT_NO_THROW(batches.next());
+    EXPECT_THROW(batches.next(), std::runtime_error);
+  }
+}
+
+TEST(DataPrefetch, RefusesWrongArguments) {
+  const BrokenSource source;
+  EXPECT_THAT(error_of([&] { Prefetcher(source, 0, 0, -1); }),
+              HasSubstr("workers must not be negative, got -1"));
+  EXPECT_THAT(error_of([&] { Prefetcher(source, 0, 4, 0); }),
+              HasSubstr("batch 4 is out of range; an epoch has 3 batches"));
+}
+
+}  // namespace
+}  // namespace data_loader_test

@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: BSD-3-Clause-Clear
+#include <bsconv/nn.hpp>
+#include <bsconv/replace.hpp>
+
+#include "support/golden.hpp"
+
+namespace replace_replacer_test {
+namespace {
+
+using bsconv::Replacer;
+using bsconv::ReplacementRule;
+using bsconv_test::message_of;
+
+template <class Type>
+ReplacementRule rule(std::function<torch::nn::AnyModule()> make) {
+  return {[]([[maybe_unused]] const torch::nn::Module& module, const std::string&) {
+            if constexpr (std::is_same_v<Type, torch::nn::Module>) {
+              return true;
+            } else {
+              return dynamic_cast<const Type*>(&module) != nullptr;
+            }
+          },
+          [make](const torch::nn::Module&, const std::string&) { return make(); }};
+}
+
+struct TypedReluImpl : torch::nn::Module {
+  torch::nn::ReLU relu = register_module("relu", torch::nn::ReLU());
+  torch::nn::Conv2d conv = register_module("conv", torch::nn::Conv2d(1, 1, 1));
+  torch::Tensor forward(const torch::Tensor& x) { return relu(conv(x)); }
+};
+TORCH_MODULE(TypedRelu);
+
+TEST(Replacer, ExchangesInContainers) {
+  const auto to_tanh = rule<torch::nn::ReLUImpl>(
+      [] { return torch::nn::AnyModule(torch::nn::Tanh()); });
+  torch::nn::Sequential sequential{torch::nn::ReLU()};
+  EXPECT_EQ(Replacer({to_tanh}).apply(*sequential).replaced(), 1U);
+  const auto x = torch::randn({3, 4});
+  EXPECT_TRUE(torch::equal(sequential->forward(x), x.tanh()));
+
+  torch::nn::ModuleList list{torch::nn::ReLU(), torch::nn::Sigmoid()};
+  EXPECT_EQ(Replacer({to_tanh}).apply(*list).replaced(), 1U);
+  EXPECT_NE(list[0]->as<torch::nn::Tanh>(), nullptr);
+  EXPECT_NE(list->children()[0]->as<torch::nn::Tanh>(), nullptr);
+
+  torch::nn::ModuleDict dict;
+  dict->update({{"a", torch::nn::ReLU().ptr()}});
+  EXPECT_EQ(Replacer({to_tanh}).apply(*dict).replaced(), 1U);
+  EXPECT_NE(dict["a"]->as<torch::nn::Tanh>(), nullptr);
+
+  bsconv::Chain chain;
+  chain->push_back("first", torch::nn::ReLU());
+  EXPECT_EQ(Replacer({to_tanh}).apply(*chain).replaced(), 1U);
+  EXPECT_TRUE(torch::equal(chain->forward(x), x.tanh()));
+  EXPECT_NE(message_of([&] {
+              chain->replace_child("second", torch::nn::AnyModule(torch::nn::Tanh()));
+            }).find("has no child 'second'"),
+            std::string::npos);
+}
+
+TEST(Replacer, RefusesTypedMembersOfOtherTypes) {
+  TypedRelu net;
+  const auto report = Replacer({rule<torch::nn::ReLUImpl>(
+                                   [] { return torch::nn::AnyModule(torch::nn::Tanh()); })})
+                          .apply(*net);
+  ASSERT_EQ(report.refused(), 1U);
+  EXPECT_EQ(report.replaced(), 0U);
+  EXPECT_NE(report.rows[0].reason.find("only Conv2d can be replaced there"), std::string::npos);
+  const auto text = report.to_string(1);
+  EXPECT_NE(text.find("Not replaced: relu: torch::nn::ReLU()"), std::string::npos) << text;
+  EXPECT_NE(text.find("(1 can't be replaced)"), std::string::npos) << text;
+}
+
+TEST(Replacer, FirstRuleWinsAndTheReplacementIsNotSearched) {
+  int made = 0;
+  const auto first = rule<torch::nn::Conv2dImpl>([&made] {
+    ++made;
+    return torch::nn::AnyModule(torch::nn::Conv2d(1, 1, 1));
+  });
+  const auto second = rule<torch::nn::Module>(
+      []() -> torch::nn::AnyModule { throw std::logic_error("the second rule ran"); });
+  torch::nn::Sequential net(torch::nn::Conv2d(1, 1, 3));
+  auto only_convs = second;
+  only_convs.filter = [](const torch::nn::Module& module, const std::string&) {
+    return dynamic_cast<const torch::nn::Conv2dImpl*>(&module) != nullptr;
+  };
+  const auto report = Replacer({first}).add_rule(only_convs).apply(*net);
+  EXPECT_EQ(report.replaced(), 1U);
+  EXPECT_EQ(made, 1);
+}
+
+TEST(Replacer, TriesTheRootFirst) {
+  torch::nn::Sequential net{torch::nn::ReLU()};
+  const auto report = Replacer({rule<torch::nn::Module>(
+                                   [] { return torch::nn::AnyModule(torch::nn::Tanh()); })})
+                          .apply(*net);
+  ASSERT_EQ(report.rows.size(), 1U);
+  EXPECT_EQ(report.rows[0].path, "");
+  EXPECT_NE(report.rows[0].reason.find("can't be exchanged in place"), std::string::npos);
+}
+
+TEST(Replacer, ASubstituteWithParametersOfItsOwnBecomesAChild) {
+  TypedRelu net;
+  Replacer({rule<torch::nn::Conv2dImpl>(
+               [] { return torch::nn::AnyModule(torch::nn::Conv2d(1, 2, 1)); })})
+      .apply(*net);
+  EXPECT_EQ(net->named_parameters().keys(),
+            (std::vector<std::string>{"conv.replacement.weight", "conv.replacement.bias"}));
+  EXPECT_EQ(net->forward(torch::ones({1, 1, 3, 3})).size(1), 2);
+}
+
+TEST(Replacer, KeepsDtypeAndMode) {
+  torch::nn::Sequential net(torch::nn::Conv2d(2, 2, 3));
+  net->to(torch::kDouble);
+  net->eval();
+  bsconv::replace_with_bsconv_u(net);
+  EXPECT_FALSE(net->ptr(0)->is_training());
+  EXPECT_EQ(net->parameters()[0].scalar_type(), torch::kDouble);
+}
+
+TEST(Replacer, RefusesIncompleteRules) {
+  EXPECT_NE(message_of([] { Replacer({ReplacementRule{}}); })
+                .find("needs both a filter and a transformer"),
+            std::string::npos);
+  torch::nn::Sequential net{torch::nn::ReLU()};
+  EXPECT_NE(message_of([&] {
+              Replacer({rule<torch::nn::ReLUImpl>([] { return torch::nn::AnyModule(); })})
+                  .apply(*net);
+            }).find("the transformer returned no module for '0'"),
+            std::string::npos);
+}
+
+TEST(ReplacementReport, PrintsAsMuchAsAsked) {
+  torch::nn::Sequential net(torch::nn::Conv2d(torch::nn::Conv2dOptions(4, 8, 3).bias(false)));
+  const auto report = bsconv::replace_with_bsconv_u(
+      net, bsconv::BSConvUReplacementOptions().with_bn(false));
+  EXPECT_EQ(report.to_string(0), "");
+  EXPECT_EQ(report.to_string(1), "Replaced 1 module; parameters: 288 -> 104, 36.1 %\n");
+  EXPECT_EQ(report.to_string(2),
+            "Replaced 0: torch::nn::Conv2d(4, 8, kernel_size=[3, 3], stride=[1, 1], bias=false) -> "
+            "bsconv::BSConvU(4, 8, kernel_size=[3, 3], stride=[1, 1], padding=[0, 0], bias=false) "
+            "(288 -> 104, 36.1 %)\nReplaced 1 module; parameters: 288 -> 104, 36.1 %\n");
+  std::ostringstream stream;
+  stream << report;
+  EXPECT_EQ(stream.str(), report.to_string(2));
+}
+
+}  // namespace
+}  // namespace replace_replacer_test

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: BSD-3-Clause-Clear
+// What the tests of layers and replacements share: random geometries, independent results.
+#pragma once
+
+#include <gtest/gtest.h>
+#include <torch/torch.h>
+
+#include <algorithm>
+#include <memory>
+#include <random>
+#include <sstream>
+#include <string>
+#include <vector>
+
+namespace bsconv_test {
+
+/// Whole numbers from one seeded generator.
+class Draw {
+ public:
+  explicit Draw(unsigned seed) : random_(seed) {}
+  /// A number from `low` to `high`.
+  int64_t operator()(int64_t low, int64_t high) {
+    return std::uniform_int_distribution<int64_t>(low, high)(random_);
+  }
+  bool flip() { return (*this)(0, 1) == 1; }
+
+ private:
+  std::mt19937 random_;
+};
+
+/// A random convolution without groups. Inputs of 14x15 and larger fit it.
+inline torch::nn::Conv2dOptions random_convolution(Draw& draw) {
+  torch::nn::Conv2dOptions options(draw(1, 9), draw(1, 9), {draw(1, 5), draw(1, 5)});
+  options.dilation({draw(1, 2), draw(1, 2)}).bias(draw.flip());
+  switch (draw(0, 3)) {
+    case 0:
+      options.padding(torch::kSame);
+      break;
+    case 1:
+      options.padding(torch::kValid).stride({draw(1, 3), draw(1, 3)});
+      break;
+    default:
+      options.padding({draw(0, 3), draw(0, 3)}).stride({draw(1, 3), draw(1, 3)});
+  }
+  switch (draw(0, 3)) {
+    case 0:
+      options.padding_mode(torch::kReflect);
+      break;
+    case 1:
+      options.padding_mode(torch::kReplicate);
+      break;
+    case 2:
+      options.padding_mode(torch::kCircular);
+      break;
+    default:
+      break;
+  }
+  return options;
+}
+
+/// What the plain convolution with the kernel `depthwise * pointwise` computes: the definition of
+/// a blueprint separable convolution. `pointwise` is `[out, in]`, `depthwise` `[out, 1, h, w]`.
+inline torch::Tensor dense_result(const torch::nn::Conv2dOptions& options,
+                                  const torch::Tensor& pointwise, const torch::Tensor& depthwise,
+                                  const torch::Tensor& bias, const torch::Tensor& input) {
+  torch::nn::Conv2d conv(options);
+  conv->to(input.device(), input.scalar_type());
+  // Plain tensors, so that gradients reach the factors.
+  conv->weight = depthwise * pointwise.unsqueeze(-1).unsqueeze(-1);
+  conv->bias = bias;
+  return conv->forward(input);
+}
+
+/// The names in the state dict of `module` as PyTorch's C++ API sees them, parameters first.
+inline std::vector<std::string> parameter_names(const torch::nn::Module& module) {
+  return module.named_parameters().keys();
+}
+
+/// Batch norms with statistics and factors that a test can tell from the initial ones.
+inline void randomize(torch::nn::Module& module) {
+  const torch::NoGradGuard no_grad;
+  for (const auto& item : module.named_buffers()) {
+    auto buffer = item.value();
+    if (buffer.is_floating_point()) {
+      const bool variance = item.key().find("running_var") != std::string::npos;
+      buffer.copy_(variance ? torch::rand(buffer.sizes()) + 0.5 : torch::randn(buffer.sizes()));
+    }
+  }
+  for (auto& parameter : module.parameters()) {
+    parameter.add_(0.3 * torch::randn(parameter.sizes()).to(parameter.device()));
+  }
+}
+
+/// Expects that `loss` gives every parameter of `module` a gradient that changes it in one step.
+inline void expect_step_changes_all(torch::nn::Module& module, const torch::Tensor& loss) {
+  torch::optim::SGD optimizer(module.parameters(), torch::optim::SGDOptions(0.1));
+  std::vector<torch::Tensor> before;
+  for (const auto& parameter : module.parameters()) {
+    before.push_back(parameter.detach().clone());
+  }
+  module.zero_grad();
+  loss.backward();
+  optimizer.step();
+  const auto after = module.named_parameters();
+  ASSERT_EQ(after.size(), before.size());
+  for (std::size_t i = 0; i < before.size(); ++i) {
+    EXPECT_FALSE(torch::equal(after[i].value(), before[i])) << after[i].key();
+  }
+}
+
+/// Expects that `other`, another model of the same make, computes what `model` does once it has
+/// loaded what `model` saved. `run` runs either.
+template <class Model, class Run>
+void expect_round_trip(const Model& model, Model& other, Run&& run) {
+  std::stringstream stream;
+  torch::save(model, stream);
+  const torch::Tensor expected = run(model);
+  EXPECT_FALSE(torch::allclose(run(other), expected));
+  torch::load(other, stream);
+  EXPECT_TRUE(torch::equal(run(other), expected));
+}
+
+/// Expects that `module` and its clone compute the same and share nothing.
+template <class Model, class Run>
+void expect_deep_clone(const Model& model, Run&& run) {
+  using Contained = typename Model::ContainedType;
+  const torch::Tensor expected = run(model);
+  const auto copy = std::dynamic_pointer_cast<Contained>(model->clone());
+  ASSERT_NE(copy, nullptr);
+  EXPECT_EQ(copy->named_parameters().keys(), model->named_parameters().keys());
+  EXPECT_EQ(copy->named_buffers().keys(), model->named_buffers().keys());
+  Model holder(nullptr);
+  holder = copy;
+  EXPECT_TRUE(torch::equal(run(holder), expected));
+  const torch::NoGradGuard no_grad;
+  for (auto& parameter : copy->parameters()) {
+    parameter.zero_();
+  }
+  for (auto& buffer : copy->buffers()) {
+    buffer.fill_(1);
+  }
+  EXPECT_TRUE(torch::equal(run(model), expected));
+  EXPECT_FALSE(torch::equal(run(holder), expected));
+}
+
+}  // namespace bsconv_test
