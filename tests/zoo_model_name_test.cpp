@@ -87,7 +87,7 @@ INSTANTIATE_TEST_SUITE_P(
         Refused{"cifar_resnet20_bsconvs", "at '_bsconvs'", "cifar_resnet20_bsconvu"},
         Refused{"cifar_resnet20_bsconvux", "at '_bsconvux'", "cifar_resnet20_bsconvu"},
         Refused{"cifar_resnet20 ", "at ' '", "cifar_resnet20"},
-        Refused{"cifar_resnet99999999999999999999", "expected a depth", "cifar_resnet56"},
+        Refused{"cifar_resnet99999999999999999999", "expected a depth", "cifar_resnet20"},
         Refused{"", "expected an architecture", "resnet10"},
         Refused{"foo", "at 'foo': expected an architecture", "resnet10"}));
 

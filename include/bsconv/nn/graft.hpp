@@ -101,11 +101,18 @@ inline void run_substitute(const c10::OperatorHandle& op, torch::jit::Stack* sta
 /// The kernel of every other operator for grafted weights.
 inline void refuse_operator(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   std::string type = "another module";
+  const auto name_it = [&](const torch::Tensor& tensor) {
+    if (const auto* graft = grafted_weight(tensor)) {
+      type = graft->module()->name();
+    }
+  };
   for (const auto& argument :
        torch::jit::last(*stack, op.schema().arguments().size())) {
     if (argument.isTensor()) {
-      if (const auto* graft = grafted_weight(argument.toTensor())) {
-        type = graft->module()->name();
+      name_it(argument.toTensor());
+    } else if (argument.isTensorList()) {
+      for (const torch::Tensor& tensor : argument.toTensorVector()) {
+        name_it(tensor);
       }
     }
   }

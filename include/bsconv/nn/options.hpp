@@ -208,13 +208,33 @@ class BSConvSOptions : public BSConvOptions<BSConvSOptions> {
 
 namespace detail {
 
+/// The padding to give to a `Conv2d`. LibTorch exchanges height and width where `torch::kSame`
+/// meets a padding mode other than zeros, so that case is written out in numbers.
+template <class Options>
+torch::nn::Conv2dOptions::padding_t safe_padding(const Options& options) {
+  if (!std::holds_alternative<torch::enumtype::kSame>(options.padding()) ||
+      std::holds_alternative<torch::enumtype::kZeros>(options.padding_mode())) {
+    return options.padding();
+  }
+  const int64_t height = (*options.dilation())[0] * ((*options.kernel_size())[0] - 1);
+  const int64_t width = (*options.dilation())[1] * ((*options.kernel_size())[1] - 1);
+  const bool strided = *options.stride() != *torch::ExpandingArray<2>(1);
+  if (height == width || strided) {
+    return options.padding();
+  }
+  TORCH_CHECK_VALUE(height % 2 == 0 && width % 2 == 0,
+                    "padding='same' with a padding mode other than zeros needs odd kernel sizes, ",
+                    "got ", options.kernel_size());
+  return torch::ExpandingArray<2>({height / 2, width / 2});
+}
+
 /// Options of the depthwise part.
 template <class Options>
 torch::nn::Conv2dOptions depthwise_options(const Options& options) {
   return torch::nn::Conv2dOptions(options.out_channels(), options.out_channels(),
                                   options.kernel_size())
       .stride(options.stride())
-      .padding(options.padding())
+      .padding(safe_padding(options))
       .dilation(options.dilation())
       .groups(options.out_channels())
       .bias(options.bias())
