@@ -201,6 +201,12 @@ TEST(BSConvS, RefusesWrongInputsAndOptions) {
   EXPECT_THROW(BSConvS(BSConvSOptions(8, 3, 3).padding({0, -1})), c10::ValueError);
   EXPECT_THROW(BSConvS(BSConvSOptions(8, 3, 3).stride({1, 0})), c10::ValueError);
   EXPECT_THROW(BSConvS(BSConvSOptions(-8, 3, 3)), c10::ValueError);
+  EXPECT_NE(message_of([] {
+              BSConvS(BSConvSOptions(8, 3, {2, 3})
+                          .padding(torch::kSame)
+                          .padding_mode(torch::kReflect));
+            }).find("needs odd kernel sizes, got [2, 3]"),
+            std::string::npos);
 }
 
 }  // namespace

@@ -1,246 +1,237 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
-// Costs against numbers worked out by hand.
-#include <bsconv/nn.hpp>
-#include <bsconv/profile/profiler.hpp>
-#include <bsconv/replace.hpp>
+#include <bsconv/bsconv.hpp>
+#include <bsconv/profile/json.hpp>
 
-#include "support/device.hpp"
 #include "support/golden.hpp"
 
 namespace profile_profiler_test {
 namespace {
 
 using bsconv::Convention;
-using bsconv::Profile;
-using bsconv::profile;
 using bsconv::ProfileOptions;
-using bsconv::ProfileRow;
-using Shape = std::vector<int64_t>;
+using bsconv::ProfileTableOptions;
+using bsconv_test::message_of;
 
-const ProfileRow& row(const Profile& profile, const std::string& path) {
-  for (const auto& candidate : profile.rows) {
-    if (candidate.path == path) {
-      return candidate;
-    }
-  }
-  ADD_FAILURE() << "there is no row '" << path << "'";
-  return profile.rows.front();
-}
-
-ProfileOptions complete() { return ProfileOptions().convention(Convention::complete); }
-
-/// A network as users write them, with typed members and functional operations.
-struct ClassicImpl : torch::nn::Module {
-  torch::nn::Conv2d conv = register_module(
-      "conv", torch::nn::Conv2d(torch::nn::Conv2dOptions(3, 8, 3).padding(1)));
-  torch::nn::BatchNorm2d bn = register_module("bn", torch::nn::BatchNorm2d(8));
+/// Typed members and functional operators, as users write them.
+struct PlainImpl : torch::nn::Module {
+  torch::nn::Conv2d conv1 = register_module(
+      "conv1", torch::nn::Conv2d(torch::nn::Conv2dOptions(3, 16, 3).padding(1)));
+  torch::nn::BatchNorm2d bn1 = register_module("bn1", torch::nn::BatchNorm2d(16));
   torch::nn::ReLU relu = register_module("relu", torch::nn::ReLU());
   torch::nn::MaxPool2d pool = register_module("pool", torch::nn::MaxPool2d(2));
-  torch::nn::Dropout dropout = register_module("dropout", torch::nn::Dropout(0.5));
-  torch::nn::Linear fc = register_module("fc", torch::nn::Linear(128, 10));
-  torch::nn::Linear unused = register_module("unused", torch::nn::Linear(2, 2));
+  torch::nn::Conv2d conv2 = register_module(
+      "conv2", torch::nn::Conv2d(torch::nn::Conv2dOptions(16, 32, 3).stride(2).padding(1).bias(
+                   false)));
+  torch::nn::Linear fc = register_module("fc", torch::nn::Linear(32, 10));
+  torch::nn::Linear last =
+      register_module("last", torch::nn::Linear(torch::nn::LinearOptions(10, 4).bias(false)));
+  torch::Tensor calls = register_buffer("calls", torch::zeros({1}));
+  bool fails = false;
 
   torch::Tensor forward(torch::Tensor x) {
-    x = pool(relu(bn(conv(x))));
-    return fc(dropout(x.flatten(1)));
+    calls.add_(1);
+    x = pool(relu(bn1(conv1(x))));
+    x = torch::relu(conv2(x));
+    TORCH_CHECK(!fails, "the model's own error");
+    return last(fc(x.mean({2, 3}))).softmax(1);
   }
 };
-TORCH_MODULE(Classic);
+TORCH_MODULE(Plain);
 
-class ProfileOnDevice : public bsconv_test::DeviceTest {};
-INSTANTIATE_TEST_SUITE_P(All, ProfileOnDevice, bsconv_test::devices(), bsconv_test::device_name);
-
-TEST_P(ProfileOnDevice, CountsEachLayerInTheReferencesConvention) {
-  Classic net;
-  net->to(device());
-  const auto result = profile(net, torch::zeros({2, 3, 8, 8}).to(device()));
-  EXPECT_EQ(row(result, "conv").own.flops, 2 * 64 * 216 + 1024);
-  EXPECT_EQ(row(result, "bn").own.flops, 2 * 1024);
-  EXPECT_EQ(row(result, "relu").own.flops, 1024);
-  EXPECT_EQ(row(result, "pool").own.flops, 1024);
-  EXPECT_EQ(row(result, "dropout").own.flops, 0);
-  EXPECT_EQ(row(result, "fc").own.flops, 256 * 10 + 20);
-  EXPECT_EQ(row(result, "unused").own.flops, 0);
-  EXPECT_EQ(result.flops(), 28672 + 2048 + 1024 + 1024 + 2580);
-  EXPECT_EQ(result.parameters(), 224 + 16 + 1290 + 6);
-  EXPECT_EQ(row(result, "unused").own.parameters, 6);
-  EXPECT_TRUE(result.uncounted.empty());
-  EXPECT_EQ(result.convention, Convention::reference);
+const bsconv::ProfileRow& row_of(const bsconv::Profile& profile, const std::string& path) {
+  for (const auto& row : profile.rows) {
+    if (row.path == path) {
+      return row;
+    }
+  }
+  throw std::logic_error("no row " + path);
 }
 
-TEST_P(ProfileOnDevice, DescribesEachModule) {
-  Classic net;
-  net->to(device());
-  const auto result = profile(net, torch::zeros({2, 3, 8, 8}).to(device()));
-  ASSERT_EQ(result.rows.size(), 8U);
-  EXPECT_EQ(result.rows[0].path, "");
-  EXPECT_EQ(result.rows[0].type, "Classic");
-  EXPECT_EQ(result.rows[0].depth, 0);
-  EXPECT_FALSE(result.rows[0].is_leaf);
-  EXPECT_EQ(result.rows[0].input_shape, (Shape{2, 3, 8, 8}));
-  EXPECT_EQ(result.rows[0].output_shape, (Shape{2, 10}));
-  const auto& conv = row(result, "conv");
-  EXPECT_EQ(conv.type, "Conv2d");
-  EXPECT_EQ(conv.info, "3x3");
-  EXPECT_EQ(conv.depth, 1);
-  EXPECT_TRUE(conv.is_leaf);
-  EXPECT_EQ(conv.input_shape, (Shape{2, 3, 8, 8}));
-  EXPECT_EQ(conv.output_shape, (Shape{2, 8, 8, 8}));
-  EXPECT_EQ(row(result, "bn").input_shape, (Shape{2, 8, 8, 8}));
-  EXPECT_EQ(row(result, "relu").input_shape, (Shape{2, 8, 8, 8}));
-  EXPECT_EQ(row(result, "pool").output_shape, (Shape{2, 8, 4, 4}));
-  EXPECT_EQ(row(result, "fc").input_shape, (Shape{2, 128}));
-  EXPECT_EQ(row(result, "fc").output_shape, (Shape{2, 10}));
-  EXPECT_TRUE(row(result, "unused").input_shape.empty());
+constexpr int64_t conv1_flops = 16 * 1024 * 27 + 16 * 1024;
+constexpr int64_t conv2_flops = 64 * 16 * 9 * 32;
+
+TEST(Profiler, CountsByTheReferenceConvention) {
+  Plain net;
+  const auto profile = bsconv::profile(net, torch::zeros({1, 3, 32, 32}));
+  EXPECT_EQ(row_of(profile, "conv1").total.flops, conv1_flops);
+  EXPECT_EQ(row_of(profile, "bn1").total.flops, 2 * 16 * 1024);
+  EXPECT_EQ(row_of(profile, "relu").total.flops, 16 * 1024);
+  EXPECT_EQ(row_of(profile, "pool").total.flops, 16 * 1024);
+  EXPECT_EQ(row_of(profile, "conv2").total.flops, conv2_flops);
+  EXPECT_EQ(row_of(profile, "fc").total.flops, 32 * 10 + 10);
+  EXPECT_EQ(row_of(profile, "last").total.flops, 10 * 4);
+  EXPECT_EQ(row_of(profile, "").own.flops, 32 * 64);
+  EXPECT_EQ(profile.flops(), conv1_flops + 4 * 16 * 1024 + conv2_flops + 330 + 40 + 32 * 64);
+  EXPECT_EQ(profile.parameters(), bsconv::parameter_count(*net));
+  EXPECT_EQ(profile.uncounted.count("mean"), 1U);
+  EXPECT_EQ(profile.uncounted.count("softmax"), 1U);
 }
 
-TEST_P(ProfileOnDevice, CountsGraftedLayersByTheirParts) {
-  Classic net;
-  net->to(device());
+TEST(Profiler, CountsEveryOperatorByTheCompleteConvention) {
+  Plain net;
+  const auto reference = bsconv::profile(net, torch::zeros({1, 3, 32, 32}));
+  const auto complete = bsconv::profile(
+      net, ProfileOptions().convention(Convention::complete), torch::zeros({1, 3, 32, 32}));
+  // The mean reads 32 x 64 values, the softmax takes three an element, the counter adds once.
+  EXPECT_EQ(complete.flops(), reference.flops() + 32 * 64 + 3 * 4 + 1);
+  EXPECT_TRUE(complete.uncounted.empty());
+}
+
+TEST(Profiler, KnowsShapesKindsAndMemory) {
+  Plain net;
+  const auto profile = bsconv::profile(net, torch::zeros({2, 3, 32, 32}));
+  EXPECT_EQ(row_of(profile, "conv2").info, "3x3");
+  EXPECT_EQ(row_of(profile, "conv2").type, "Conv2d");
+  EXPECT_EQ(row_of(profile, "conv2").input_shape, (std::vector<int64_t>{2, 16, 16, 16}));
+  EXPECT_EQ(row_of(profile, "conv2").output_shape, (std::vector<int64_t>{2, 32, 8, 8}));
+  EXPECT_EQ(row_of(profile, "fc").input_shape, (std::vector<int64_t>{2, 32}));
+  EXPECT_EQ(row_of(profile, "conv1").total.activation_bytes, 2 * 16 * 1024 * 4);
+  EXPECT_GE(profile.peak_activation_bytes, 2 * 2 * 16 * 1024 * 4);
+  EXPECT_LT(profile.peak_activation_bytes, profile.total().activation_bytes);
+  EXPECT_EQ(row_of(profile, "").output_shape, (std::vector<int64_t>{2, 4}));
+}
+
+TEST(Profiler, SeesInsideReplacedLayers) {
+  Plain net;
   bsconv::replace_with_bsconv_u(net);
-  const auto result = profile(net, torch::zeros({2, 3, 8, 8}).to(device()));
-  EXPECT_EQ(row(result, "conv.pw").own.flops, 128 * 24);
-  EXPECT_EQ(row(result, "conv.dw").own.flops, 128 * 72 + 1024);
-  EXPECT_EQ(row(result, "conv").own.flops, 0);
-  EXPECT_EQ(row(result, "conv").total.flops, 128 * 96 + 1024);
-  EXPECT_EQ(row(result, "conv").total.parameters, 24 + 72 + 8);
-  EXPECT_EQ(row(result, "conv").info, "3x3 replaced");
-  EXPECT_EQ(row(result, "conv.pw").info, "1x1 PW");
-  EXPECT_EQ(row(result, "conv.dw").info, "3x3 DW");
-  EXPECT_EQ(row(result, "conv").input_shape, (Shape{2, 3, 8, 8}));
-  EXPECT_EQ(row(result, "conv").output_shape, (Shape{2, 8, 8, 8}));
-  EXPECT_EQ(row(result, "bn").own.flops, 2 * 1024);
-  EXPECT_EQ(row(result, "relu").own.flops, 1024);
-  EXPECT_EQ(result.flops(), 128 * 96 + 1024 + 2048 + 1024 + 1024 + 2580);
+  const auto profile = bsconv::profile(net, torch::zeros({1, 3, 32, 32}));
+  EXPECT_EQ(row_of(profile, "conv1").info, "3x3 replaced");
+  EXPECT_EQ(row_of(profile, "conv1.pw").info, "1x1 PW");
+  EXPECT_EQ(row_of(profile, "conv1.pw").total.flops, 3 * 16 * 1024);
+  EXPECT_EQ(row_of(profile, "conv1.dw").info, "3x3 DW");
+  EXPECT_EQ(row_of(profile, "conv1").total.flops, 3 * 16 * 1024 + 16 * 1024 * 9 + 16 * 1024);
+  EXPECT_EQ(row_of(profile, "conv1").own.flops, 0);
+  EXPECT_EQ(row_of(profile, "").own.flops, 32 * 64);
 }
 
-/// Runs `forward` on one tensor, as a model without modules.
-template <class Forward>
-struct Functional : torch::nn::Module {
-  explicit Functional(Forward forward) : run(std::move(forward)) {}
-  torch::Tensor forward(const torch::Tensor& x) { return run(x); }
-  Forward run;
-};
-
-template <class Forward>
-Profile of(Forward forward, const torch::Tensor& input, const ProfileOptions& options) {
-  Functional<Forward> model(std::move(forward));
-  return profile(model, options, input);
-}
-
-TEST(ProfileReference, CountsWhatTheReferenceCounts) {
-  const auto flops = [](auto module, const torch::Tensor& input) {
-    torch::nn::Sequential net(module);
-    return profile(net, input).flops();
+TEST(Profiler, LeavesTheModelAsItWas) {
+  Plain net;
+  net->train();
+  net->bn1->eval();
+  net->conv1->weight.mutable_grad() = torch::ones_like(net->conv1->weight);
+  const auto mean = net->bn1->running_mean.clone();
+  torch::manual_seed(5);
+  const auto expected = torch::randn({3});
+  const auto check = [&] {
+    EXPECT_TRUE(net->is_training());
+    EXPECT_TRUE(net->conv1->is_training());
+    EXPECT_FALSE(net->bn1->is_training());
+    EXPECT_TRUE(torch::equal(net->bn1->running_mean, mean));
+    EXPECT_EQ(net->calls.item<double>(), 0.0);
+    EXPECT_TRUE(torch::equal(net->conv1->weight.grad(), torch::ones_like(net->conv1->weight)));
+    EXPECT_FALSE(net->conv2->weight.grad().defined());
+    EXPECT_TRUE(torch::GradMode::is_enabled());
   };
-  namespace nn = torch::nn;
-  const auto image = torch::zeros({2, 4, 6, 6});
-  EXPECT_EQ(flops(nn::Conv2d(nn::Conv2dOptions(4, 8, 3).groups(2).bias(false)), image),
-            2 * 16 * 8 * 2 * 9);
-  EXPECT_EQ(flops(nn::Conv2d(nn::Conv2dOptions(4, 8, 3).stride(2)), image),
-            2 * 4 * 8 * 4 * 9 + 2 * 8 * 4);
-  EXPECT_EQ(flops(nn::Conv2d(nn::Conv2dOptions(4, 8, 3).padding(torch::kSame)), image),
-            2 * 36 * 8 * 4 * 9 + 2 * 8 * 36);
-  EXPECT_EQ(flops(nn::Conv2d(nn::Conv2dOptions(4, 8, 3).padding(1).padding_mode(torch::kReflect)),
-                  image),
-            2 * 36 * 8 * 4 * 9 + 2 * 8 * 36);
-  EXPECT_EQ(flops(nn::Conv2d(nn::Conv2dOptions(4, 8, 3)), image[0]), 16 * 8 * 4 * 9 + 8 * 16);
-  EXPECT_EQ(flops(nn::Conv1d(nn::Conv1dOptions(4, 8, 3).bias(false)), torch::zeros({2, 4, 6})),
-            2 * 4 * 8 * 4 * 3);
-  EXPECT_EQ(flops(nn::ConvTranspose2d(nn::ConvTranspose2dOptions(4, 8, 2).stride(2).bias(false)),
-                  image),
-            2 * 36 * 4 * 8 * 4);
-  EXPECT_EQ(flops(nn::Linear(6, 5), torch::zeros({2, 6})), 12 * 5 + 10);
-  EXPECT_EQ(flops(nn::Linear(nn::LinearOptions(6, 5).bias(false)), torch::zeros({2, 6})), 12 * 5);
-  EXPECT_EQ(flops(nn::Linear(6, 5), torch::zeros({2, 3, 6})), 36 * 5 + 30);
-  EXPECT_EQ(flops(nn::Linear(nn::LinearOptions(6, 5).bias(false)), torch::zeros({2, 3, 6})),
-            36 * 5);
-  EXPECT_EQ(flops(nn::Linear(6, 5), torch::zeros({6})), 6 * 5 + 5);
-  EXPECT_EQ(flops(nn::BatchNorm2d(4), image), 2 * 288);
-  EXPECT_EQ(flops(nn::BatchNorm2d(nn::BatchNorm2dOptions(4).affine(false)), image), 288);
-  EXPECT_EQ(flops(nn::ReLU(), image), 288);
-  EXPECT_EQ(flops(nn::ReLU(nn::ReLUOptions().inplace(true)), image.clone()), 288);
-  EXPECT_EQ(flops(nn::MaxPool2d(2), image), 288);
-  EXPECT_EQ(flops(nn::AvgPool2d(3), image), 288);
-  EXPECT_EQ(flops(nn::AdaptiveAvgPool2d(1), image), 288);
-  EXPECT_EQ(flops(nn::AdaptiveMaxPool2d(2), image), 288);
-  EXPECT_EQ(flops(nn::Dropout(0.5), image), 0);
-  EXPECT_EQ(flops(nn::Identity(), image), 0);
-  EXPECT_EQ(flops(nn::ReLU6(), image), 0);
-  EXPECT_EQ(flops(nn::Sigmoid(), image), 0);
+  torch::manual_seed(5);
+  bsconv::profile(net, ProfileOptions().timed_runs(2), torch::zeros({2, 3, 32, 32}));
+  EXPECT_TRUE(torch::equal(torch::randn({3}), expected));
+  check();
+  net->fails = true;
+  EXPECT_NE(message_of([&] { bsconv::profile(net, torch::zeros({2, 3, 32, 32})); })
+                .find("the model's own error"),
+            std::string::npos);
+  check();
+  net->fails = false;
+  EXPECT_TRUE(net->forward(torch::zeros({2, 3, 32, 32})).requires_grad());
+  EXPECT_NE(message_of([&] {
+              bsconv::profile(net, ProfileOptions().timed_runs(-1), torch::zeros({1, 3, 32, 32}));
+            }).find("timed_runs must be at least 0, got -1"),
+            std::string::npos);
 }
 
-TEST(ProfileReference, NamesWhatItDoesNotCount) {
-  torch::nn::Sequential net(torch::nn::Conv2d(3, 4, 1), torch::nn::ReLU6(), torch::nn::Sigmoid(),
-                            torch::nn::ReLU6());
-  const auto result = profile(net, torch::zeros({1, 3, 2, 2}));
-  EXPECT_EQ(result.flops(), 4 * 12 + 16);
-  EXPECT_EQ(result.uncounted, (std::map<std::string, int64_t>{{"hardtanh", 2}, {"sigmoid", 1}}));
-  EXPECT_EQ(row(result, "1").own.operators, 1);
-  EXPECT_EQ(row(result, "3").own.operators, 1);
-  EXPECT_EQ(row(result, "2").type, "Sigmoid");
-  EXPECT_EQ(row(result, "2").own.operators, 1);
+TEST(Profiler, TimesEachModule) {
+  Plain net;
+  const auto profile = bsconv::profile(net, ProfileOptions().timed_runs(3),
+                                       torch::zeros({4, 3, 32, 32}));
+  EXPECT_GT(row_of(profile, "conv1").total.seconds, 0.0);
+  EXPECT_GE(profile.total().seconds, row_of(profile, "conv1").total.seconds);
+  EXPECT_EQ(profile.flops(), bsconv::profile(net, torch::zeros({4, 3, 32, 32})).flops());
 }
 
-TEST(ProfileComplete, CountsEveryOperator) {
-  const auto flops = [](auto forward, const torch::Tensor& input) {
-    const auto result = of(forward, input, complete());
-    EXPECT_TRUE(result.uncounted.empty()) << result.uncounted.begin()->first;
-    return result.flops();
+TEST(ProfileTable, ShowsWhatIsAsked) {
+  auto model = bsconv::create_model("cifar_resnet20_bsconvu",
+                                    bsconv::ModelOptions().num_classes(100));
+  const auto profile = bsconv::profile(model, torch::zeros({1, 3, 32, 32}));
+  const auto table = bsconv::to_table(profile, ProfileTableOptions().depth(2));
+  EXPECT_NE(table.find("backbone.stage1"), std::string::npos);
+  EXPECT_EQ(table.find("backbone.stage1.unit1"), std::string::npos);
+  EXPECT_NE(table.find("7,856,484"), std::string::npos);
+  EXPECT_NE(table.find("Counted as 0 FLOPs: add (9x)"), std::string::npos);
+  EXPECT_NE(bsconv::to_table(profile, ProfileTableOptions().human_readable(true)).find("7.86 M"),
+            std::string::npos);
+  const auto total_alone = bsconv::to_csv(profile, ProfileTableOptions().depth(0));
+  EXPECT_EQ(total_alone,
+            "Module,Type,Info,In Shape,Out Shape,Params,FLOPs,Activation Bytes\n"
+            "Total,Network,,1x3x32x32,1x100,46570,7856484," +
+                std::to_string(profile.total().activation_bytes) + "\n");
+  const auto sorted = bsconv::to_csv(
+      profile, ProfileTableOptions().depth(2).order(bsconv::ProfileOrder::parameters));
+  EXPECT_LT(sorted.find("backbone.stage3"), sorted.find("backbone.stage2"));
+  EXPECT_LT(sorted.find("backbone.stage2"), sorted.find("backbone.data_bn"));
+  const auto markdown = bsconv::to_markdown(profile, ProfileTableOptions().depth(1));
+  EXPECT_EQ(markdown.rfind("| Module | Type | Info |", 0), 0U);
+  EXPECT_NE(markdown.find("| --- | --- | --- | --- | --- | ---: |"), std::string::npos);
+  EXPECT_NE(message_of([&] { bsconv::to_table(profile, ProfileTableOptions().depth(-1)); })
+                .find("depth must be at least 0, got -1"),
+            std::string::npos);
+}
+
+TEST(ProfileTable, RowsAddUpToTheTotal) {
+  auto model = bsconv::create_model("cifar_mobilenetv3_small_w1");
+  const auto profile = bsconv::profile(
+      model, ProfileOptions().convention(Convention::complete), torch::zeros({1, 3, 32, 32}));
+  for (const int64_t depth : {1, 2, 3, 100}) {
+    int64_t flops = 0;
+    int64_t parameters = 0;
+    for (const auto& row :
+         bsconv::detail::visible_rows(profile, ProfileTableOptions().depth(depth))) {
+      flops += row.total.flops;
+      parameters += row.total.parameters;
+    }
+    EXPECT_EQ(flops, profile.flops()) << depth;
+    EXPECT_EQ(parameters, profile.parameters()) << depth;
+  }
+}
+
+TEST(ProfileJson, HasTheDocumentedKeys) {
+  Plain net;
+  const auto json =
+      bsconv::to_json(bsconv::profile(net, torch::zeros({1, 3, 32, 32})), "plain \"net\"");
+  const auto read = nlohmann::json::parse(json.dump());
+  EXPECT_EQ(read.at("model"), "plain \"net\"");
+  EXPECT_EQ(read.at("params").get<int64_t>(), bsconv::parameter_count(*net));
+  EXPECT_EQ(read.at("convention"), "reference");
+  EXPECT_FALSE(read.contains("seconds"));
+  ASSERT_EQ(read.at("modules").size(), 8U);
+  EXPECT_EQ(read.at("modules")[1].at("name"), "conv1");
+  EXPECT_EQ(read.at("modules")[1].at("flops").get<int64_t>(), conv1_flops);
+}
+
+TEST(OperatorCapture, SeesOperatorsOnceAndOnlyWhileItLives) {
+  struct Names : bsconv::OperatorObserver {
+    std::vector<std::string> names;
+    bool looks_inside(const c10::OperatorHandle& op, const std::vector<c10::IValue>&) override {
+      return op.schema().name() == "aten::linear";
+    }
+    void ran(const bsconv::OperatorCall& call) override {
+      names.push_back(call.op.schema().name());
+      EXPECT_FALSE(call.outputs.empty());
+    }
+  } observer;
+  const auto x = torch::ones({2, 2});
+  {
+    const bsconv::OperatorCapture capture(observer);
+    torch::relu(x);
+    torch::conv2d(torch::ones({1, 1, 2, 2}), torch::ones({1, 1, 1, 1}));
+  }
+  torch::sigmoid(x);
+  const auto count = [&](const char* name) {
+    return std::count(observer.names.begin(), observer.names.end(), name);
   };
-  const auto x = torch::ones({4, 6});
-  const auto w = torch::ones({6, 5});
-  EXPECT_EQ(flops([](const torch::Tensor& t) { return t + t; }, x), 24);
-  EXPECT_EQ(flops([](const torch::Tensor& t) { return 2 * t; }, x), 24);
-  EXPECT_EQ(flops([](const torch::Tensor& t) { return t.clone().mul_(3); }, x), 24);
-  EXPECT_EQ(flops([](const torch::Tensor& t) { return torch::hardswish(t); }, x), 24);
-  EXPECT_EQ(flops([](const torch::Tensor& t) { return torch::hardtanh(t, 0, 6); }, x), 24);
-  EXPECT_EQ(flops([](const torch::Tensor& t) { return t.sigmoid(); }, x), 24);
-  EXPECT_EQ(flops([](const torch::Tensor& t) { return t.softmax(1); }, x), 72);
-  EXPECT_EQ(flops([](const torch::Tensor& t) { return t.log_softmax(1); }, x), 72);
-  EXPECT_EQ(flops([](const torch::Tensor& t) { return t.mean(); }, x), 24);
-  EXPECT_EQ(flops([](const torch::Tensor& t) { return t.mean(0); }, x), 24);
-  EXPECT_EQ(flops([](const torch::Tensor& t) { return t.sum(1); }, x), 24);
-  EXPECT_EQ(flops([](const torch::Tensor& t) { return t.argmax(1); }, x), 24);
-  EXPECT_EQ(flops([&](const torch::Tensor& t) { return t.matmul(w); }, x), 120);
-  EXPECT_EQ(flops([&](const torch::Tensor& t) { return torch::mm(t, w); }, x), 120);
-  EXPECT_EQ(flops([&](const torch::Tensor& t) { return t.unsqueeze(0).bmm(w.unsqueeze(0)); }, x),
-            120);
-  EXPECT_EQ(flops([&](const torch::Tensor& t) { return t.mv(torch::ones({6})); }, x), 24);
-  EXPECT_EQ(flops([&](const torch::Tensor& t) { return torch::addmm(torch::ones({5}), t, w); }, x),
-            140);
-  EXPECT_EQ(flops([](const torch::Tensor& t) { return torch::layer_norm(t, {6}); }, x), 96);
-  EXPECT_EQ(flops([](const torch::Tensor& t) { return torch::dropout(t, 0.5, false); }, x), 0);
-}
-
-TEST(ProfileComplete, MovingDataCostsNothing) {
-  const auto result = of(
-      [](const torch::Tensor& t) {
-        auto y = torch::cat({t, t}).view({2, 4, 6}).transpose(0, 1).contiguous();
-        y = torch::stack({y, y}).flatten(1).reshape({-1}).unsqueeze(0).slice(1, 0, 9).clone();
-        return torch::nn::functional::pad(y, torch::nn::functional::PadFuncOptions({1, 1}));
-      },
-      torch::ones({4, 6}), complete());
-  EXPECT_EQ(result.flops(), 0);
-  EXPECT_TRUE(result.uncounted.empty());
-}
-
-TEST(ProfileComplete, AddsToTheReferencesNumbers) {
-  bsconv::Chain inner;
-  inner->push_back("conv", torch::nn::Conv2d(torch::nn::Conv2dOptions(4, 4, 3).padding(1)));
-  struct ResidualImpl : bsconv::Composite<ResidualImpl> {
-    explicit ResidualImpl(const bsconv::Chain& chain) { add("chain", chain); }
-    torch::Tensor forward(const torch::Tensor& x) override { return x + 0.5 * call_all(x); }
-  };
-  ResidualImpl net(inner);
-  const auto input = torch::zeros({1, 4, 5, 5});
-  EXPECT_EQ(profile(net, ProfileOptions(), input).flops(), 25 * 144 + 100);
-  const auto result = profile(net, complete(), input);
-  EXPECT_EQ(result.flops(), 25 * 144 + 100 + 200);
-  EXPECT_EQ(result.rows[0].own.flops, 200);
-  EXPECT_EQ(row(result, "chain").total.flops, 3700);
-  EXPECT_EQ(row(result, "chain").own.flops, 0);
-  EXPECT_EQ(row(result, "chain.conv").own.flops, 3700);
+  EXPECT_EQ(count("aten::relu"), 1);
+  EXPECT_EQ(count("aten::conv2d"), 1);
+  EXPECT_EQ(count("aten::convolution"), 0);
+  EXPECT_EQ(count("aten::sigmoid"), 0);
 }
 
 }  // namespace

@@ -6,10 +6,12 @@
 #include <torch/torch.h>
 
 #include <algorithm>
+#include <array>
 #include <memory>
 #include <random>
 #include <sstream>
 #include <string>
+#include <variant>
 #include <vector>
 
 namespace bsconv_test {
@@ -28,6 +30,18 @@ class Draw {
   std::mt19937 random_;
 };
 
+/// What `options` pad in all at height and width.
+inline std::array<int64_t, 2> total_padding(const torch::nn::Conv2dOptions& options) {
+  if (const auto* numbers = std::get_if<torch::ExpandingArray<2>>(&options.padding())) {
+    return {2 * (**numbers)[0], 2 * (**numbers)[1]};
+  }
+  if (std::holds_alternative<torch::enumtype::kValid>(options.padding())) {
+    return {0, 0};
+  }
+  return {(*options.dilation())[0] * ((*options.kernel_size())[0] - 1),
+          (*options.dilation())[1] * ((*options.kernel_size())[1] - 1)};
+}
+
 /// A random convolution without groups. Inputs of 14x15 and larger fit it.
 inline torch::nn::Conv2dOptions random_convolution(Draw& draw) {
   torch::nn::Conv2dOptions options(draw(1, 9), draw(1, 9), {draw(1, 5), draw(1, 5)});
@@ -42,20 +56,18 @@ inline torch::nn::Conv2dOptions random_convolution(Draw& draw) {
     default:
       options.padding({draw(0, 3), draw(0, 3)}).stride({draw(1, 3), draw(1, 3)});
   }
-  switch (draw(0, 3)) {
-    case 0:
-      options.padding_mode(torch::kReflect);
-      break;
-    case 1:
-      options.padding_mode(torch::kReplicate);
-      break;
-    case 2:
-      options.padding_mode(torch::kCircular);
-      break;
-    default:
-      break;
+  const auto mode = draw(0, 3);
+  const auto padding = total_padding(options);
+  if (mode == 0 || padding[0] % 2 != 0 || padding[1] % 2 != 0) {
+    return options;
   }
-  return options;
+  if (mode == 1) {
+    return options.padding_mode(torch::kReflect);
+  }
+  if (mode == 2) {
+    return options.padding_mode(torch::kReplicate);
+  }
+  return options.padding_mode(torch::kCircular);
 }
 
 /// What the plain convolution with the kernel `depthwise * pointwise` computes: the definition of
@@ -63,15 +75,22 @@ inline torch::nn::Conv2dOptions random_convolution(Draw& draw) {
 inline torch::Tensor dense_result(const torch::nn::Conv2dOptions& options,
                                   const torch::Tensor& pointwise, const torch::Tensor& depthwise,
                                   const torch::Tensor& bias, const torch::Tensor& input) {
-  torch::nn::Conv2d conv(options);
-  conv->to(input.device(), input.scalar_type());
-  // Plain tensors, so that gradients reach the factors.
-  conv->weight = depthwise * pointwise.unsqueeze(-1).unsqueeze(-1);
-  conv->bias = bias;
-  return conv->forward(input);
+  const auto total = total_padding(options);
+  torch::nn::functional::PadFuncOptions pad(
+      {total[1] / 2, total[1] - total[1] / 2, total[0] / 2, total[0] - total[0] / 2});
+  if (std::holds_alternative<torch::enumtype::kReflect>(options.padding_mode())) {
+    pad.mode(torch::kReflect);
+  } else if (std::holds_alternative<torch::enumtype::kReplicate>(options.padding_mode())) {
+    pad.mode(torch::kReplicate);
+  } else if (std::holds_alternative<torch::enumtype::kCircular>(options.padding_mode())) {
+    pad.mode(torch::kCircular);
+  }
+  return torch::conv2d(torch::nn::functional::pad(input, pad),
+                       depthwise * pointwise.unsqueeze(-1).unsqueeze(-1), bias, options.stride(),
+                       torch::IntArrayRef({0, 0}), options.dilation());
 }
 
-/// The names in the state dict of `module` as PyTorch's C++ API sees them, parameters first.
+/// The names of the parameters of `module`.
 inline std::vector<std::string> parameter_names(const torch::nn::Module& module) {
   return module.named_parameters().keys();
 }

@@ -119,7 +119,11 @@ class CostModel {
   }
 
   static bool is_pointwise(const c10::OperatorHandle& op) {
-    return op.hasTag(at::Tag::pointwise);
+    // Elementwise, but without the tag in some of their forms.
+    static const std::unordered_set<std::string> untagged = {
+        "hardswish", "hardtanh", "relu6",       "leaky_relu",         "_prelu_kernel",
+        "prelu",     "rsub",     "masked_fill", "log_sigmoid_forward", "rrelu_with_noise"};
+    return op.hasTag(at::Tag::pointwise) || untagged.count(base_name(op)) != 0;
   }
 
   static torch::Tensor tensor(const std::vector<c10::IValue>& values, std::size_t index) {

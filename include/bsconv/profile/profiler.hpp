@@ -77,27 +77,31 @@ class ProfileObserver : public OperatorObserver, public CallObserver {
         add(profile.rows[at].total, profile.rows[i].own);
       }
     }
-    times_.assign(profile.rows.size(), std::numeric_limits<double>::infinity());
+    constexpr double infinity = std::numeric_limits<double>::infinity();
+    times_.assign(profile.rows.size(), {infinity, infinity});
   }
 
   /// A forward pass begins; only the first is counted, later ones are timed.
   void begin(bool timed) {
     timed_ = timed;
     cursor_ = 0;
+    caller_ = none;
     running_.clear();
     used_.assign(profile.rows.size(), false);
     for (const auto& view : views_) {
       owners_.erase(view.unsafeGetTensorImpl());
     }
     views_.clear();
-    pass_times_.assign(profile.rows.size(), 0.0);
+    pass_times_.assign(profile.rows.size(), {0.0, 0.0});
   }
 
   /// A forward pass has ended.
   void end() {
     for (std::size_t i = 0; timed_ && i < times_.size(); ++i) {
-      times_[i] = std::min(times_[i], pass_times_[i]);
-      profile.rows[i].total.seconds = times_[i];
+      times_[i].own = std::min(times_[i].own, pass_times_[i].own);
+      times_[i].total = std::min(times_[i].total, pass_times_[i].total);
+      profile.rows[i].own.seconds = times_[i].own;
+      profile.rows[i].total.seconds = times_[i].total;
     }
   }
 
@@ -115,8 +119,9 @@ class ProfileObserver : public OperatorObserver, public CallObserver {
   void ran(const OperatorCall& call) override {
     const std::size_t owner = find_owner(call);
     if (timed_) {
+      pass_times_[owner].own += call.seconds;
       for (std::size_t at = owner; at != none; at = parents_[at]) {
-        pass_times_[at] += call.seconds;
+        pass_times_[at].total += call.seconds;
       }
       return;
     }
@@ -142,13 +147,21 @@ class ProfileObserver : public OperatorObserver, public CallObserver {
     running_.push_back(found == index_.end() ? current() : found->second);
   }
 
-  void leave(const torch::nn::Module& /*module*/) override { running_.pop_back(); }
+  void leave(const torch::nn::Module& /*module*/) override {
+    caller_ = parents_[running_.back()];
+    running_.pop_back();
+  }
 
   /// The result.
   Profile profile;
 
  private:
   static constexpr std::size_t none = static_cast<std::size_t>(-1);
+
+  struct Times {
+    double own;
+    double total;
+  };
 
   static void add(ModuleCost& to, const ModuleCost& from) {
     to.parameters += from.parameters;
@@ -203,6 +216,7 @@ class ProfileObserver : public OperatorObserver, public CallObserver {
           views_.push_back(call.outputs[0].toTensor());
           owners_.emplace(views_.back().unsafeGetTensorImpl(), owner);
         }
+        caller_ = none;
         return cursor_ = owner;
       }
     }
@@ -211,9 +225,10 @@ class ProfileObserver : public OperatorObserver, public CallObserver {
     }
     if (const std::size_t leaf = find_leaf(base_name(call.op)); leaf != none) {
       used_[leaf] = true;
+      caller_ = none;
       return cursor_ = leaf;
     }
-    return around(cursor_);
+    return caller_ != none ? caller_ : around(cursor_);
   }
 
   // The module that a parameter, a buffer or a view of one belongs to.
@@ -237,6 +252,7 @@ class ProfileObserver : public OperatorObserver, public CallObserver {
   // next in registration order where several are as near.
   std::size_t find_leaf(std::string name) const {
     name.erase(std::remove(name.begin(), name.end(), '_'), name.end());
+    name = name == "relu6" ? "hardtanh" : name;
     std::size_t best = none;
     std::size_t best_common = 0;
     for (std::size_t step = 1; step <= kinds_.size(); ++step) {
@@ -322,9 +338,11 @@ class ProfileObserver : public OperatorObserver, public CallObserver {
   std::vector<std::size_t> running_;
   std::vector<bool> used_;
   std::size_t cursor_ = 0;
+  // The module that called the one that has reported its end last.
+  std::size_t caller_ = none;
   bool timed_ = false;
-  std::vector<double> times_;
-  std::vector<double> pass_times_;
+  std::vector<Times> times_;
+  std::vector<Times> pass_times_;
   std::unordered_map<const c10::StorageImpl*, c10::weak_intrusive_ptr<c10::StorageImpl>> known_;
 };
 

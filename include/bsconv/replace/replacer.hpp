@@ -150,7 +150,11 @@ class Replacer {
           continue;
         }
         if (const auto known = replaced.find(child.get()); known != replaced.end()) {
-          place(parent, item.key(), child, [&] { return known->second; });
+          Replacement row = begin_row(*child, path);
+          row.reason = place(parent, item.key(), child, [&] { return known->second; });
+          if (!row.reason.empty()) {
+            report.rows.push_back(std::move(row));
+          }
         } else if (const auto* rule = match(*child, path)) {
           Replacement row = begin_row(*child, path);
           torch::nn::AnyModule made;
@@ -160,9 +164,7 @@ class Replacer {
             finish_row(row, *made.ptr(),
                        grafts(parent, *child) ? ReplacementKind::grafted
                                               : ReplacementKind::exchanged);
-            if (!dry_run) {
-              replaced.emplace(child.get(), made);
-            }
+            replaced.emplace(child.get(), made);
           }
           report.rows.push_back(std::move(row));
         } else {
