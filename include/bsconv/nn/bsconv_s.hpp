@@ -33,6 +33,7 @@ class BSConvSImpl : public torch::nn::Cloneable<BSConvSImpl>, public Regularized
     reset();
   }
 
+  /// Makes the children anew, as `options` say.
   void reset() override {
     const int64_t in = options.in_channels();
     const int64_t mid = options.mid_channels();
@@ -57,6 +58,7 @@ class BSConvSImpl : public torch::nn::Cloneable<BSConvSImpl>, public Regularized
     dw = register_module("dw", torch::nn::Conv2d(detail::depthwise_options(options)));
   }
 
+  /// Prints the type and its options, without children.
   void pretty_print(std::ostream& stream) const override {
     stream << "bsconv::BSConvS(";
     detail::print_options(stream, options);

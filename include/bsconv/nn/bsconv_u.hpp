@@ -31,6 +31,7 @@ class BSConvUImpl : public torch::nn::Cloneable<BSConvUImpl> {
     reset();
   }
 
+  /// Makes the children anew, as `options` say.
   void reset() override {
     pw = register_module("pw", torch::nn::Conv2d(detail::pointwise_options(
                                    options.in_channels(), options.out_channels(), fused_)));
@@ -42,6 +43,7 @@ class BSConvUImpl : public torch::nn::Cloneable<BSConvUImpl> {
     dw = register_module("dw", torch::nn::Conv2d(detail::depthwise_options(options)));
   }
 
+  /// Prints the type and its options, without children.
   void pretty_print(std::ostream& stream) const override {
     stream << "bsconv::BSConvU(";
     detail::print_options(stream, options);

@@ -21,11 +21,7 @@ namespace bsconv {
 /// replacements that its members' types don't allow for.
 class ChildHost {
  public:
-  ChildHost() = default;
-  ChildHost(const ChildHost&) = default;
-  ChildHost& operator=(const ChildHost&) = default;
-  ChildHost(ChildHost&&) = default;
-  ChildHost& operator=(ChildHost&&) = default;
+  /// Deriving modules are destroyed through their own type.
   virtual ~ChildHost() = default;
 
   /// Puts `module` (one tensor to one tensor) in the place of the child `name`, in the registry
@@ -52,6 +48,7 @@ class Composite : public LayerImpl, public ChildHost {
  public:
   using LayerImpl::LayerImpl;
 
+  /// Puts `module` in the place of the child `name`; throws if there is none.
   void replace_child(const std::string& name, const torch::nn::AnyModule& module) override {
     for (auto& slot : slots_) {
       if (slot.name == name) {
@@ -64,6 +61,7 @@ class Composite : public LayerImpl, public ChildHost {
     TORCH_CHECK(false, this->name(), " has no child '", name, "'");
   }
 
+  /// A deep copy, with whatever children are there now, on `device` if it is given.
   std::shared_ptr<torch::nn::Module> clone(
       const std::optional<torch::Device>& device = std::nullopt) const override {
     auto copy = std::make_shared<Derived>(static_cast<const Derived&>(*this));
@@ -156,6 +154,7 @@ class ChainImpl : public Composite<ChainImpl> {
 
   torch::Tensor forward(const torch::Tensor& input) override { return call_all(input); }
 
+  /// Prints the type and its options, without children.
   void pretty_print(std::ostream& stream) const override { stream << "bsconv::Chain"; }
 };
 

@@ -14,11 +14,7 @@ namespace bsconv {
 /// Derive from it beside `torch::nn::Module`: `regularization_loss(model)` finds every such module.
 class Regularized {
  public:
-  Regularized() = default;
-  Regularized(const Regularized&) = default;
-  Regularized& operator=(const Regularized&) = default;
-  Regularized(Regularized&&) = default;
-  Regularized& operator=(Regularized&&) = default;
+  /// Deriving modules are destroyed through their own type.
   virtual ~Regularized() = default;
 
   /// The module's term, a tensor without dimensions that takes part in autograd.

@@ -27,7 +27,9 @@ enum class Activation { none, relu, relu6, hswish, hsigmoid };
 /// `x * relu6(x + 3) / 6`, any shape (MobileNetV3, arXiv 1905.02244).
 class HSwishImpl : public torch::nn::Cloneable<HSwishImpl> {
  public:
+  /// Does nothing: there are no parameters.
   void reset() override {}
+  /// Prints the type and its options, without children.
   void pretty_print(std::ostream& stream) const override { stream << "bsconv::zoo::HSwish()"; }
   /// Maps `input` elementwise.
   torch::Tensor forward(const torch::Tensor& input) { return torch::hardswish(input); }
@@ -38,7 +40,9 @@ TORCH_MODULE(HSwish);
 /// `relu6(x + 3) / 6`, any shape (MobileNetV3, arXiv 1905.02244).
 class HSigmoidImpl : public torch::nn::Cloneable<HSigmoidImpl> {
  public:
+  /// Does nothing: there are no parameters.
   void reset() override {}
+  /// Prints the type and its options, without children.
   void pretty_print(std::ostream& stream) const override { stream << "bsconv::zoo::HSigmoid()"; }
   /// Maps `input` elementwise.
   torch::Tensor forward(const torch::Tensor& input) { return torch::hardsigmoid(input); }
@@ -107,6 +111,7 @@ class ConvBlockImpl : public Composite<ConvBlockImpl> {
   }
 
   torch::Tensor forward(const torch::Tensor& input) override { return call_all(input); }
+  /// Prints the type and its options, without children.
   void pretty_print(std::ostream& stream) const override { stream << "bsconv::zoo::ConvBlock"; }
 };
 /// A `ModuleHolder` for `ConvBlockImpl`.
@@ -130,6 +135,7 @@ class SqueezeExciteImpl : public Composite<SqueezeExciteImpl> {
   }
 
   torch::Tensor forward(const torch::Tensor& input) override { return input * call_all(input); }
+  /// Prints the type and its options, without children.
   void pretty_print(std::ostream& stream) const override {
     stream << "bsconv::zoo::SqueezeExcite";
   }
@@ -149,6 +155,7 @@ class ClassifierImpl : public Composite<ClassifierImpl> {
   torch::Tensor forward(const torch::Tensor& input) override {
     return call(conv_, input).flatten(1);
   }
+  /// Prints the type and its options, without children.
   void pretty_print(std::ostream& stream) const override { stream << "bsconv::zoo::Classifier"; }
 
  private:
@@ -182,6 +189,7 @@ class NetworkImpl : public Composite<NetworkImpl> {
   }
 
   torch::Tensor forward(const torch::Tensor& input) override { return call_all(input); }
+  /// Prints the type and its options, without children.
   void pretty_print(std::ostream& stream) const override { stream << "bsconv::zoo::Network"; }
 };
 /// A `ModuleHolder` for `NetworkImpl`.

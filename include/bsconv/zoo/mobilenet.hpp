@@ -26,6 +26,7 @@ class DepthwiseSeparableUnitImpl : public Composite<DepthwiseSeparableUnitImpl> 
   }
 
   torch::Tensor forward(const torch::Tensor& input) override { return call_all(input); }
+  /// Prints the type and its options, without children.
   void pretty_print(std::ostream& stream) const override {
     stream << "bsconv::zoo::DepthwiseSeparableUnit";
   }
@@ -93,6 +94,7 @@ class InvertedResidualImpl : public Composite<InvertedResidualImpl>, public Regu
     const bool skip = options.in_channels() == options.out_channels() && options.stride() == 1;
     return skip ? output + input : output;
   }
+  /// Prints the type and its options, without children.
   void pretty_print(std::ostream& stream) const override {
     stream << "bsconv::zoo::InvertedResidual"
            << (options.regularized() ? "(regularization_loss=attached)" : "");

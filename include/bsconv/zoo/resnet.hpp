@@ -32,6 +32,7 @@ class ResidualUnitImpl : public Composite<ResidualUnitImpl> {
     const auto residual = projection_ ? call(projection_, input) : input;
     return call(relu_, call(conv2_, call(conv1_, input)) + residual);
   }
+  /// Prints the type and its options, without children.
   void pretty_print(std::ostream& stream) const override { stream << "bsconv::zoo::ResidualUnit"; }
 
  private:
@@ -65,6 +66,7 @@ class PreactivationUnitImpl : public Composite<PreactivationUnitImpl> {
     const auto residual = projection_ ? call(projection_, activated) : input;
     return call(conv2_, call(conv1_, activated)) + residual;
   }
+  /// Prints the type and its options, without children.
   void pretty_print(std::ostream& stream) const override {
     stream << "bsconv::zoo::PreactivationUnit";
   }
