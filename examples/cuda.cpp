@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 // A model on the GPU, in half precision, where there is one.
-#include <bsconv/bsconv.hpp>
 #include <torch/torch.h>
+#include <bsconv/bsconv.hpp>
 
 #include <iostream>
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 // A model of one's own under a name of its own.
-#include <bsconv/bsconv.hpp>
 #include <torch/torch.h>
+#include <bsconv/bsconv.hpp>
 
 #include <iostream>
 
@@ -9,8 +9,8 @@ namespace {
 
 struct TinyNetImpl : bsconv::Composite<TinyNetImpl> {
   explicit TinyNetImpl(const bsconv::ModelOptions& options)
-      : conv(add("conv", bsconv::BSConvU(
-                             bsconv::BSConvUOptions(options.in_channels(), 16, 3).padding(1)))),
+      : conv(add("conv",
+                 bsconv::BSConvU(bsconv::BSConvUOptions(options.in_channels(), 16, 3).padding(1)))),
         head(add("head", torch::nn::Linear(16, options.num_classes()))) {}
 
   torch::Tensor forward(const torch::Tensor& x) override {
@@ -25,9 +25,8 @@ TORCH_MODULE(TinyNet);
 }  // namespace
 
 int main() {
-  bsconv::register_model("tiny", [](const bsconv::ModelOptions& options) {
-    return bsconv::Layer(TinyNet(options));
-  });
+  bsconv::register_model(
+      "tiny", [](const bsconv::ModelOptions& options) { return bsconv::Layer(TinyNet(options)); });
   auto model = bsconv::create_model("tiny", bsconv::ModelOptions().num_classes(7));
   std::cout << bsconv::list_models("tiny")[0] << ": "
             << model->forward(torch::zeros({2, 3, 32, 32})).sizes() << '\n';

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 // A model by name, its cost, a training on real images, and replacement in an existing network.
+#include <torch/torch.h>
 #include <bsconv/bsconv.hpp>
 #include <bsconv/data.hpp>
 #include <bsconv/train.hpp>
-#include <torch/torch.h>
 
 #include <iostream>
 #include <memory>
@@ -49,8 +49,8 @@ int main() try {
       bsconv::data::digits(bsconv::data::Split::train),
       bsconv::data::LoaderOptions().batch_size(64).shuffle(true).seed(1));
   const bsconv::data::DataLoader test_loader(bsconv::data::digits(bsconv::data::Split::test));
-  bsconv::train::Trainer trainer(
-      model, bsconv::train::TrainOptions().epochs(epochs).schedule({8, 10}));
+  bsconv::train::Trainer trainer(model,
+                                 bsconv::train::TrainOptions().epochs(epochs).schedule({8, 10}));
   trainer.observe(std::make_shared<bsconv::train::Progress>(
       std::cout, bsconv::train::default_progress_style(), /*interval=*/1000));
   const auto result = trainer.fit(train_loader, test_loader);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 // Replaces the convolutions of a network whose source stays as it is, and trains one step.
-#include <bsconv/bsconv.hpp>
 #include <torch/torch.h>
+#include <bsconv/bsconv.hpp>
 
 #include <iostream>
 
@@ -11,8 +11,7 @@ struct NetImpl : torch::nn::Module {
   torch::nn::Conv2d stem{torch::nn::Conv2dOptions(3, 16, 3).padding(1)};
   torch::nn::Sequential body{
       torch::nn::Conv2d(torch::nn::Conv2dOptions(16, 32, 3).stride(2).padding(1)),
-      torch::nn::ReLU(),
-      torch::nn::Conv2d(torch::nn::Conv2dOptions(32, 32, 5).padding(2))};
+      torch::nn::ReLU(), torch::nn::Conv2d(torch::nn::Conv2dOptions(32, 32, 5).padding(2))};
   torch::nn::Linear fc{32, 10};
 
   NetImpl() {
@@ -31,8 +30,8 @@ TORCH_MODULE(Net);
 int main() {
   Net net;
   // What would happen, stem included?
-  std::cout << bsconv::replace_with_bsconv_s(
-      net, bsconv::BSConvSReplacementOptions().dry_run(true));
+  std::cout << bsconv::replace_with_bsconv_s(net,
+                                             bsconv::BSConvSReplacementOptions().dry_run(true));
   // Keep the stem.
   const auto report = bsconv::replace_with_bsconv_s(
       net, bsconv::BSConvSReplacementOptions().exclude({"stem"}).p(0.25).with_bn(true));

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 // What blueprint separable convolutions save, for a few models of the zoo.
-#include <bsconv/bsconv.hpp>
 #include <torch/torch.h>
+#include <bsconv/bsconv.hpp>
 
 #include <iostream>
 
@@ -18,6 +18,6 @@ int main() {
   const auto profile = bsconv::profile(
       model, bsconv::ProfileOptions().convention(bsconv::Convention::complete).timed_runs(3),
       torch::zeros({1, 3, 32, 32}));
-  std::cout << bsconv::to_table(profile, bsconv::ProfileTableOptions().depth(2).human_readable(
-                                             true));
+  std::cout << bsconv::to_table(profile,
+                                bsconv::ProfileTableOptions().depth(2).human_readable(true));
 }

@@ -31,8 +31,8 @@ TEST_P(BSConvSOnDevice, IsTheDenseConvolutionOfItsBlueprints) {
         torch::randn({draw(1, 3), options.in_channels(), draw(14, 17), draw(15, 18)}).to(device());
     const auto output = layer->forward(input);
     const auto pointwise = layer->pw2->weight.flatten(1).matmul(layer->pw1->weight.flatten(1));
-    const auto expected = bsconv_test::dense_result(options, pointwise, layer->dw->weight,
-                                                    layer->dw->bias, input);
+    const auto expected =
+        bsconv_test::dense_result(options, pointwise, layer->dw->weight, layer->dw->bias, input);
     ASSERT_EQ(output.sizes(), expected.sizes());
     EXPECT_TRUE(torch::allclose(output, expected, 1e-4, 1e-5));
     EXPECT_TRUE(torch::allclose(layer->forward(input[0]), expected[0], 1e-4, 1e-5));
@@ -48,8 +48,8 @@ TEST_P(BSConvSOnDevice, IsTheDenseConvolutionOfItsBlueprints) {
 }
 
 TEST_P(BSConvSOnDevice, NormalizesAfterEachPointwisePart) {
-  BSConvS layer(BSConvSOptions(9, 6, 3).with_bn(true).bn_options(
-      torch::nn::BatchNormOptions(1).eps(0.02)));
+  BSConvS layer(
+      BSConvSOptions(9, 6, 3).with_bn(true).bn_options(torch::nn::BatchNormOptions(1).eps(0.02)));
   bsconv_test::randomize(*layer);
   layer->to(device());
   layer->eval();
@@ -188,8 +188,9 @@ TEST(BSConvS, KeepsItsOptions) {
 
 TEST(BSConvS, RefusesWrongInputsAndOptions) {
   BSConvS layer(8, 3, 3);
-  EXPECT_NE(message_of([&] { layer->forward(torch::ones({2, 3, 9, 9})); })
-                .find("BSConvS: expected 8 input channels, got 3 in a tensor of shape [2, 3, 9, 9]"),
+  EXPECT_NE(message_of([&] {
+              layer->forward(torch::ones({2, 3, 9, 9}));
+            }).find("BSConvS: expected 8 input channels, got 3 in a tensor of shape [2, 3, 9, 9]"),
             std::string::npos);
   EXPECT_NE(message_of([&] { layer->forward(torch::Tensor()); }).find("got an undefined tensor"),
             std::string::npos);
@@ -201,12 +202,11 @@ TEST(BSConvS, RefusesWrongInputsAndOptions) {
   EXPECT_THROW(BSConvS(BSConvSOptions(8, 3, 3).padding({0, -1})), c10::ValueError);
   EXPECT_THROW(BSConvS(BSConvSOptions(8, 3, 3).stride({1, 0})), c10::ValueError);
   EXPECT_THROW(BSConvS(BSConvSOptions(-8, 3, 3)), c10::ValueError);
-  EXPECT_NE(message_of([] {
-              BSConvS(BSConvSOptions(8, 3, {2, 3})
-                          .padding(torch::kSame)
-                          .padding_mode(torch::kReflect));
-            }).find("needs odd kernel sizes, got [2, 3]"),
-            std::string::npos);
+  EXPECT_NE(
+      message_of([] {
+        BSConvS(BSConvSOptions(8, 3, {2, 3}).padding(torch::kSame).padding_mode(torch::kReflect));
+      }).find("needs odd kernel sizes, got [2, 3]"),
+      std::string::npos);
 }
 
 }  // namespace

@@ -166,10 +166,10 @@ TEST(BSConvU, PrintsItsChildren) {
   stream << BSConvU(BSConvUOptions(3, 8, 3).with_bn(true));
   const std::string text = stream.str();
   EXPECT_EQ(text.rfind("bsconv::BSConvU(3, 8, kernel_size=[3, 3]", 0), 0U) << text;
-  for (const char* child : {"(pw): torch::nn::Conv2d(3, 8, kernel_size=[1, 1]",
-                            "(bn): torch::nn::BatchNorm2d(8",
-                            "(dw): torch::nn::Conv2d(8, 8, kernel_size=[3, 3], stride=[1, 1], "
-                            "groups=8)"}) {
+  for (const char* child :
+       {"(pw): torch::nn::Conv2d(3, 8, kernel_size=[1, 1]", "(bn): torch::nn::BatchNorm2d(8",
+        "(dw): torch::nn::Conv2d(8, 8, kernel_size=[3, 3], stride=[1, 1], "
+        "groups=8)"}) {
     EXPECT_NE(text.find(child), std::string::npos) << text;
   }
 }

@@ -61,8 +61,8 @@ TEST_P(FuseOnDevice, KeepsTheOutputsOfAnyGeometry) {
 
 TEST_P(FuseOnDevice, FusesReplacedLayersInPlace) {
   struct NetImpl : torch::nn::Module {
-    torch::nn::Conv2d conv = register_module(
-        "conv", torch::nn::Conv2d(torch::nn::Conv2dOptions(3, 8, 3).padding(1)));
+    torch::nn::Conv2d conv =
+        register_module("conv", torch::nn::Conv2d(torch::nn::Conv2dOptions(3, 8, 3).padding(1)));
     torch::Tensor forward(const torch::Tensor& x) { return conv(x); }
   };
   for (const bool subspace : {false, true}) {

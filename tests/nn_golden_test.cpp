@@ -8,9 +8,9 @@ namespace nn_golden_test {
 namespace {
 
 torch::ExpandingArray<2> pair(const nlohmann::json& value) {
-  return value.is_array() ? torch::ExpandingArray<2>({value[0].get<int64_t>(),
-                                                      value[1].get<int64_t>()})
-                          : torch::ExpandingArray<2>(value.get<int64_t>());
+  return value.is_array()
+             ? torch::ExpandingArray<2>({value[0].get<int64_t>(), value[1].get<int64_t>()})
+             : torch::ExpandingArray<2>(value.get<int64_t>());
 }
 
 torch::nn::detail::conv_padding_mode_t padding_mode(const std::string& name) {

@@ -149,16 +149,15 @@ TEST(Graft, RefusesWhatCanNotBeDone) {
   auto conv = plain();
   bsconv::graft(*conv, AnyModule(BSConvU(4, 6, 3)));
   const auto names = bsconv_test::parameter_names(*conv);
-  EXPECT_NE(message_of([&] { bsconv::graft(*conv, AnyModule(BSConvU(4, 6, 3))); })
-                .find("this Conv2d has been replaced already"),
+  EXPECT_NE(message_of([&] {
+              bsconv::graft(*conv, AnyModule(BSConvU(4, 6, 3)));
+            }).find("this Conv2d has been replaced already"),
             std::string::npos);
   EXPECT_EQ(bsconv_test::parameter_names(*conv), names);
   torch::nn::Sequential holder(conv);
   EXPECT_NE(message_of([&] { conv->clone(); }), "(nothing was thrown)");
   EXPECT_NE(message_of([&] { holder->clone(); }), "(nothing was thrown)");
-  const auto as_input = message_of([&] {
-    torch::conv2d(conv->weight, torch::ones({2, 4, 1, 1}));
-  });
+  const auto as_input = message_of([&] { torch::conv2d(conv->weight, torch::ones({2, 4, 1, 1})); });
   EXPECT_NE(as_input.find("was used as an input or a bias"), std::string::npos) << as_input;
   const auto wrong = message_of([&] { conv(torch::ones({1, 3, 5, 5})); });
   EXPECT_NE(wrong.find("BSConvU: expected 4 input channels, got 3"), std::string::npos) << wrong;

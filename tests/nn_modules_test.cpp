@@ -59,12 +59,14 @@ TEST(NnModules, TakeAllOfConv2dOptions) {
 
 TEST(NnModules, RefuseWrongInputs) {
   BSConvU u(3, 8, 3);
-  EXPECT_NE(message_of([&] { u->forward(torch::ones({1, 4, 9, 9})); })
-                .find("BSConvU: expected 3 input channels, got 4 in a tensor of shape [1, 4, 9, 9]"),
+  EXPECT_NE(message_of([&] {
+              u->forward(torch::ones({1, 4, 9, 9}));
+            }).find("BSConvU: expected 3 input channels, got 4 in a tensor of shape [1, 4, 9, 9]"),
             std::string::npos);
   BSConvS s(3, 8, 3);
-  EXPECT_NE(message_of([&] { s->forward(torch::ones({9, 9})); })
-                .find("BSConvS: expected an input of shape [N, 3, H, W], got [9, 9]"),
+  EXPECT_NE(message_of([&] {
+              s->forward(torch::ones({9, 9}));
+            }).find("BSConvS: expected an input of shape [N, 3, H, W], got [9, 9]"),
             std::string::npos);
 }
 
@@ -102,8 +104,7 @@ template <class Module>
 void expect_deep_clone(Module& module, const torch::Tensor& input) {
   module->eval();
   const auto output = module->forward(input);
-  const auto copy =
-      std::dynamic_pointer_cast<typename Module::ContainedType>(module->clone());
+  const auto copy = std::dynamic_pointer_cast<typename Module::ContainedType>(module->clone());
   ASSERT_NE(copy, nullptr);
   EXPECT_EQ(copy->named_parameters().keys(), module->named_parameters().keys());
   EXPECT_TRUE(torch::equal(copy->forward(input), output));
@@ -157,9 +158,9 @@ TEST(NnModules, FuseAndCloneKeepTheOutputs) {
     expect_deep_clone(u, input);
     expect_deep_clone(s, input);
     if (s->is_fused()) {
-      EXPECT_EQ(s->named_children().keys(),
-                merges ? (std::vector<std::string>{"pw", "dw"})
-                       : (std::vector<std::string>{"pw1", "pw2", "dw"}));
+      EXPECT_EQ(s->named_children().keys(), merges
+                                                ? (std::vector<std::string>{"pw", "dw"})
+                                                : (std::vector<std::string>{"pw1", "pw2", "dw"}));
       EXPECT_NE(message_of([&] { s->regularization_loss(); }).find("no regularization loss"),
                 std::string::npos);
     }
@@ -184,12 +185,13 @@ TEST(NnRegularization, SumsOverAllModules) {
   BSConvS first(4, 4, 3);
   BSConvS second(8, 4, 3);
   torch::nn::Sequential net(first, second);
-  const double sum = first->regularization_loss().item<double>() +
-                     second->regularization_loss().item<double>();
+  const double sum =
+      first->regularization_loss().item<double>() + second->regularization_loss().item<double>();
   EXPECT_NEAR(bsconv::regularization_loss(*net, 0.5).item<double>(), 0.5 * sum, 1e-6);
   EXPECT_EQ(bsconv::regularization_loss(*torch::nn::Linear(2, 2)).item<double>(), 0.0);
-  EXPECT_NE(message_of([&] { bsconv::regularization_loss(*net, -1.0); })
-                .find("alpha must be finite and at least 0, got -1"),
+  EXPECT_NE(message_of([&] {
+              bsconv::regularization_loss(*net, -1.0);
+            }).find("alpha must be finite and at least 0, got -1"),
             std::string::npos);
   const auto rows = torch::eye(3, 5).view({3, 5, 1, 1}).requires_grad_();
   const auto loss = bsconv::orthonormality_loss(rows);

@@ -31,8 +31,8 @@ ProfileOptions complete() { return ProfileOptions().convention(Convention::compl
 
 /// A network as users write them, with typed members and functional operations.
 struct ClassicImpl : torch::nn::Module {
-  torch::nn::Conv2d conv = register_module(
-      "conv", torch::nn::Conv2d(torch::nn::Conv2dOptions(3, 8, 3).padding(1)));
+  torch::nn::Conv2d conv =
+      register_module("conv", torch::nn::Conv2d(torch::nn::Conv2dOptions(3, 8, 3).padding(1)));
   torch::nn::BatchNorm2d bn = register_module("bn", torch::nn::BatchNorm2d(8));
   torch::nn::ReLU relu = register_module("relu", torch::nn::ReLU());
   torch::nn::MaxPool2d pool = register_module("pool", torch::nn::MaxPool2d(2));
@@ -141,15 +141,15 @@ TEST(ProfileReference, CountsWhatTheReferenceCounts) {
             2 * 4 * 8 * 4 * 9 + 2 * 8 * 4);
   EXPECT_EQ(flops(nn::Conv2d(nn::Conv2dOptions(4, 8, 3).padding(torch::kSame)), image),
             2 * 36 * 8 * 4 * 9 + 2 * 8 * 36);
-  EXPECT_EQ(flops(nn::Conv2d(nn::Conv2dOptions(4, 8, 3).padding(1).padding_mode(torch::kReflect)),
-                  image),
-            2 * 36 * 8 * 4 * 9 + 2 * 8 * 36);
+  EXPECT_EQ(
+      flops(nn::Conv2d(nn::Conv2dOptions(4, 8, 3).padding(1).padding_mode(torch::kReflect)), image),
+      2 * 36 * 8 * 4 * 9 + 2 * 8 * 36);
   EXPECT_EQ(flops(nn::Conv2d(nn::Conv2dOptions(4, 8, 3)), image[0]), 16 * 8 * 4 * 9 + 8 * 16);
   EXPECT_EQ(flops(nn::Conv1d(nn::Conv1dOptions(4, 8, 3).bias(false)), torch::zeros({2, 4, 6})),
             2 * 4 * 8 * 4 * 3);
-  EXPECT_EQ(flops(nn::ConvTranspose2d(nn::ConvTranspose2dOptions(4, 8, 2).stride(2).bias(false)),
-                  image),
-            2 * 36 * 4 * 8 * 4);
+  EXPECT_EQ(
+      flops(nn::ConvTranspose2d(nn::ConvTranspose2dOptions(4, 8, 2).stride(2).bias(false)), image),
+      2 * 36 * 4 * 8 * 4);
   EXPECT_EQ(flops(nn::Linear(6, 5), torch::zeros({2, 6})), 12 * 5 + 10);
   EXPECT_EQ(flops(nn::Linear(nn::LinearOptions(6, 5).bias(false)), torch::zeros({2, 6})), 12 * 5);
   EXPECT_EQ(flops(nn::Linear(6, 5), torch::zeros({2, 3, 6})), 36 * 5 + 30);

@@ -14,14 +14,14 @@ using bsconv_test::message_of;
 
 /// Typed members and functional operators, as users write them.
 struct PlainImpl : torch::nn::Module {
-  torch::nn::Conv2d conv1 = register_module(
-      "conv1", torch::nn::Conv2d(torch::nn::Conv2dOptions(3, 16, 3).padding(1)));
+  torch::nn::Conv2d conv1 =
+      register_module("conv1", torch::nn::Conv2d(torch::nn::Conv2dOptions(3, 16, 3).padding(1)));
   torch::nn::BatchNorm2d bn1 = register_module("bn1", torch::nn::BatchNorm2d(16));
   torch::nn::ReLU relu = register_module("relu", torch::nn::ReLU());
   torch::nn::MaxPool2d pool = register_module("pool", torch::nn::MaxPool2d(2));
   torch::nn::Conv2d conv2 = register_module(
-      "conv2", torch::nn::Conv2d(torch::nn::Conv2dOptions(16, 32, 3).stride(2).padding(1).bias(
-                   false)));
+      "conv2",
+      torch::nn::Conv2d(torch::nn::Conv2dOptions(16, 32, 3).stride(2).padding(1).bias(false)));
   torch::nn::Linear fc = register_module("fc", torch::nn::Linear(32, 10));
   torch::nn::Linear last =
       register_module("last", torch::nn::Linear(torch::nn::LinearOptions(10, 4).bias(false)));
@@ -70,8 +70,8 @@ TEST(Profiler, CountsByTheReferenceConvention) {
 TEST(Profiler, CountsEveryOperatorByTheCompleteConvention) {
   Plain net;
   const auto reference = bsconv::profile(net, torch::zeros({1, 3, 32, 32}));
-  const auto complete = bsconv::profile(
-      net, ProfileOptions().convention(Convention::complete), torch::zeros({1, 3, 32, 32}));
+  const auto complete = bsconv::profile(net, ProfileOptions().convention(Convention::complete),
+                                        torch::zeros({1, 3, 32, 32}));
   // The mean reads 32 x 64 values, the softmax takes three an element, the counter adds once.
   EXPECT_EQ(complete.flops(), reference.flops() + 32 * 64 + 3 * 4 + 1);
   EXPECT_TRUE(complete.uncounted.empty());
@@ -127,8 +127,9 @@ TEST(Profiler, LeavesTheModelAsItWas) {
   EXPECT_TRUE(torch::equal(torch::randn({3}), expected));
   check();
   net->fails = true;
-  EXPECT_NE(message_of([&] { bsconv::profile(net, torch::zeros({2, 3, 32, 32})); })
-                .find("the model's own error"),
+  EXPECT_NE(message_of([&] {
+              bsconv::profile(net, torch::zeros({2, 3, 32, 32}));
+            }).find("the model's own error"),
             std::string::npos);
   check();
   net->fails = false;
@@ -141,16 +142,16 @@ TEST(Profiler, LeavesTheModelAsItWas) {
 
 TEST(Profiler, TimesEachModule) {
   Plain net;
-  const auto profile = bsconv::profile(net, ProfileOptions().timed_runs(3),
-                                       torch::zeros({4, 3, 32, 32}));
+  const auto profile =
+      bsconv::profile(net, ProfileOptions().timed_runs(3), torch::zeros({4, 3, 32, 32}));
   EXPECT_GT(row_of(profile, "conv1").total.seconds, 0.0);
   EXPECT_GE(profile.total().seconds, row_of(profile, "conv1").total.seconds);
   EXPECT_EQ(profile.flops(), bsconv::profile(net, torch::zeros({4, 3, 32, 32})).flops());
 }
 
 TEST(ProfileTable, ShowsWhatIsAsked) {
-  auto model = bsconv::create_model("cifar_resnet20_bsconvu",
-                                    bsconv::ModelOptions().num_classes(100));
+  auto model =
+      bsconv::create_model("cifar_resnet20_bsconvu", bsconv::ModelOptions().num_classes(100));
   const auto profile = bsconv::profile(model, torch::zeros({1, 3, 32, 32}));
   const auto table = bsconv::to_table(profile, ProfileTableOptions().depth(2));
   EXPECT_NE(table.find("backbone.stage1"), std::string::npos);
@@ -171,15 +172,16 @@ TEST(ProfileTable, ShowsWhatIsAsked) {
   const auto markdown = bsconv::to_markdown(profile, ProfileTableOptions().depth(1));
   EXPECT_EQ(markdown.rfind("| Module | Type | Info |", 0), 0U);
   EXPECT_NE(markdown.find("| --- | --- | --- | --- | --- | ---: |"), std::string::npos);
-  EXPECT_NE(message_of([&] { bsconv::to_table(profile, ProfileTableOptions().depth(-1)); })
-                .find("depth must be at least 0, got -1"),
+  EXPECT_NE(message_of([&] {
+              bsconv::to_table(profile, ProfileTableOptions().depth(-1));
+            }).find("depth must be at least 0, got -1"),
             std::string::npos);
 }
 
 TEST(ProfileTable, RowsAddUpToTheTotal) {
   auto model = bsconv::create_model("cifar_mobilenetv3_small_w1");
-  const auto profile = bsconv::profile(
-      model, ProfileOptions().convention(Convention::complete), torch::zeros({1, 3, 32, 32}));
+  const auto profile = bsconv::profile(model, ProfileOptions().convention(Convention::complete),
+                                       torch::zeros({1, 3, 32, 32}));
   for (const int64_t depth : {1, 2, 3, 100}) {
     int64_t flops = 0;
     int64_t parameters = 0;

@@ -125,8 +125,9 @@ TEST_P(ProfiledModel, IsTimedOperatorByOperator) {
   EXPECT_EQ(timed.flops(), untimed.flops());
   EXPECT_EQ(timed.total().operators, untimed.total().operators);
   EXPECT_EQ(timed.total().activation_bytes, untimed.total().activation_bytes);
-  EXPECT_NE(message_of([&] { profile(net, ProfileOptions().timed_runs(-1), input); })
-                .find("timed_runs must be at least 0, got -1"),
+  EXPECT_NE(message_of([&] {
+              profile(net, ProfileOptions().timed_runs(-1), input);
+            }).find("timed_runs must be at least 0, got -1"),
             std::string::npos);
 }
 

@@ -33,10 +33,9 @@ struct ForeignImpl : torch::nn::Module {
     typed = register_module("typed", torch::nn::Conv2d(same(3, 8)));
     reflected = register_module(
         "reflected", torch::nn::Conv2d(same(8, 8, 5).stride(2).padding_mode(torch::kReflect)));
-    pointer = register_module("pointer", std::make_shared<torch::nn::Conv2dImpl>(
-                                             torch::nn::Conv2dOptions(8, 8, 3)
-                                                 .padding(torch::kSame)
-                                                 .bias(false)));
+    pointer = register_module(
+        "pointer", std::make_shared<torch::nn::Conv2dImpl>(
+                       torch::nn::Conv2dOptions(8, 8, 3).padding(torch::kSame).bias(false)));
     any = torch::nn::AnyModule(torch::nn::Conv2d(same(8, 12).padding_mode(torch::kCircular)));
     register_module("any", any.ptr());
     sequential = register_module(
@@ -62,9 +61,8 @@ struct ForeignImpl : torch::nn::Module {
 };
 TORCH_MODULE(Foreign);
 
-const std::vector<std::string> replaced_paths = {"typed",        "reflected",    "pointer",
-                                                 "any",          "sequential.0", "sequential.2",
-                                                 "list.0",       "dict.conv"};
+const std::vector<std::string> replaced_paths = {
+    "typed", "reflected", "pointer", "any", "sequential.0", "sequential.2", "list.0", "dict.conv"};
 
 /// One blueprint separable convolution computed from its parameters alone.
 torch::Tensor reference_layer(const torch::OrderedDict<std::string, torch::Tensor>& parameters,
@@ -110,8 +108,8 @@ enum class Variant { u, s };
 
 bsconv::ReplacementReport replace(torch::nn::Module& model, Variant variant, bool dry_run = false) {
   return variant == Variant::u
-             ? bsconv::replace_with_bsconv_u(
-                   model, bsconv::BSConvUReplacementOptions().dry_run(dry_run))
+             ? bsconv::replace_with_bsconv_u(model,
+                                             bsconv::BSConvUReplacementOptions().dry_run(dry_run))
              : bsconv::replace_with_bsconv_s(
                    model, bsconv::BSConvSReplacementOptions().p(0.5).dry_run(dry_run));
 }
@@ -144,9 +142,9 @@ TEST_P(ReplaceForeign, ReportsEveryLayer) {
     EXPECT_EQ(row.kind, row.path.rfind("sequential", 0) == 0 ? bsconv::ReplacementKind::exchanged
                                                              : bsconv::ReplacementKind::grafted);
     EXPECT_EQ(row.old_type.rfind("torch::nn::Conv2d(", 0), 0U);
-    EXPECT_EQ(row.new_type.rfind(variant() == Variant::u ? "bsconv::BSConvU(" : "bsconv::BSConvS(",
-                                 0),
-              0U);
+    EXPECT_EQ(
+        row.new_type.rfind(variant() == Variant::u ? "bsconv::BSConvU(" : "bsconv::BSConvS(", 0),
+        0U);
     EXPECT_LT(row.parameters_after, row.parameters_before);
   }
   EXPECT_EQ(report.parameters_before, before);
@@ -330,17 +328,21 @@ TEST(ReplaceErrors, SayWhatIsWrong) {
   using U = bsconv::BSConvUReplacementOptions;
   using S = bsconv::BSConvSReplacementOptions;
   Foreign net;
-  EXPECT_NE(message_of([&] { bsconv::replace_with_bsconv_u(net, U().min_channels(0)); })
-                .find("min_channels must be at least 1, got 0"),
+  EXPECT_NE(message_of([&] {
+              bsconv::replace_with_bsconv_u(net, U().min_channels(0));
+            }).find("min_channels must be at least 1, got 0"),
             std::string::npos);
-  EXPECT_NE(message_of([&] { bsconv::replace_with_bsconv_u(net, U().kernel_sizes({{3, 0}})); })
-                .find("kernel_sizes must be at least 1, got 3x0"),
+  EXPECT_NE(message_of([&] {
+              bsconv::replace_with_bsconv_u(net, U().kernel_sizes({{3, 0}}));
+            }).find("kernel_sizes must be at least 1, got 3x0"),
             std::string::npos);
-  EXPECT_NE(message_of([&] { bsconv::replace_with_bsconv_u(net, U().groups({0})); })
-                .find("groups must be at least 1, got 0"),
+  EXPECT_NE(message_of([&] {
+              bsconv::replace_with_bsconv_u(net, U().groups({0}));
+            }).find("groups must be at least 1, got 0"),
             std::string::npos);
-  EXPECT_NE(message_of([&] { bsconv::replace_with_bsconv_s(net, S().p(1.5)); })
-                .find("p must lie between 0 and 1, got 1.5"),
+  EXPECT_NE(message_of([&] {
+              bsconv::replace_with_bsconv_s(net, S().p(1.5));
+            }).find("p must lie between 0 and 1, got 1.5"),
             std::string::npos);
   EXPECT_EQ(net->named_parameters().keys()[0], "typed.weight");
 }
@@ -357,9 +359,9 @@ TEST(ReplaceErrors, AGraftedWeightIsNoTensor) {
               bsconv::graft(*conv, torch::nn::AnyModule(bsconv::BSConvU(3, 8, 3)));
             }).find("has been replaced already"),
             std::string::npos);
-  EXPECT_NE(message_of([&] { torch::conv2d(torch::ones({1, 8, 5, 5}), torch::ones({8, 8, 1, 1}),
-                                           conv->weight); })
-                .find("was used as an input or a bias"),
+  EXPECT_NE(message_of([&] {
+              torch::conv2d(torch::ones({1, 8, 5, 5}), torch::ones({8, 8, 1, 1}), conv->weight);
+            }).find("was used as an input or a bias"),
             std::string::npos);
 }
 

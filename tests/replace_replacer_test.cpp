@@ -7,8 +7,8 @@
 namespace replace_replacer_test {
 namespace {
 
-using bsconv::Replacer;
 using bsconv::ReplacementRule;
+using bsconv::Replacer;
 using bsconv_test::message_of;
 
 template <class Type>
@@ -31,8 +31,8 @@ struct TypedReluImpl : torch::nn::Module {
 TORCH_MODULE(TypedRelu);
 
 TEST(Replacer, ExchangesInContainers) {
-  const auto to_tanh = rule<torch::nn::ReLUImpl>(
-      [] { return torch::nn::AnyModule(torch::nn::Tanh()); });
+  const auto to_tanh =
+      rule<torch::nn::ReLUImpl>([] { return torch::nn::AnyModule(torch::nn::Tanh()); });
   torch::nn::Sequential sequential{torch::nn::ReLU()};
   EXPECT_EQ(Replacer({to_tanh}).apply(*sequential).replaced(), 1U);
   const auto x = torch::randn({3, 4});
@@ -60,9 +60,9 @@ TEST(Replacer, ExchangesInContainers) {
 
 TEST(Replacer, RefusesTypedMembersOfOtherTypes) {
   TypedRelu net;
-  const auto report = Replacer({rule<torch::nn::ReLUImpl>(
-                                   [] { return torch::nn::AnyModule(torch::nn::Tanh()); })})
-                          .apply(*net);
+  const auto report = Replacer({rule<torch::nn::ReLUImpl>([] {
+                        return torch::nn::AnyModule(torch::nn::Tanh());
+                      })}).apply(*net);
   ASSERT_EQ(report.refused(), 1U);
   EXPECT_EQ(report.replaced(), 0U);
   EXPECT_NE(report.rows[0].reason.find("only Conv2d can be replaced there"), std::string::npos);
@@ -91,9 +91,9 @@ TEST(Replacer, FirstRuleWinsAndTheReplacementIsNotSearched) {
 
 TEST(Replacer, TriesTheRootFirst) {
   torch::nn::Sequential net{torch::nn::ReLU()};
-  const auto report = Replacer({rule<torch::nn::Module>(
-                                   [] { return torch::nn::AnyModule(torch::nn::Tanh()); })})
-                          .apply(*net);
+  const auto report = Replacer({rule<torch::nn::Module>([] {
+                        return torch::nn::AnyModule(torch::nn::Tanh());
+                      })}).apply(*net);
   ASSERT_EQ(report.rows.size(), 1U);
   EXPECT_EQ(report.rows[0].path, "");
   EXPECT_NE(report.rows[0].reason.find("can't be exchanged in place"), std::string::npos);
@@ -101,9 +101,9 @@ TEST(Replacer, TriesTheRootFirst) {
 
 TEST(Replacer, ASubstituteWithParametersOfItsOwnBecomesAChild) {
   TypedRelu net;
-  Replacer({rule<torch::nn::Conv2dImpl>(
-               [] { return torch::nn::AnyModule(torch::nn::Conv2d(1, 2, 1)); })})
-      .apply(*net);
+  Replacer({rule<torch::nn::Conv2dImpl>([] {
+    return torch::nn::AnyModule(torch::nn::Conv2d(1, 2, 1));
+  })}).apply(*net);
   EXPECT_EQ(net->named_parameters().keys(),
             (std::vector<std::string>{"conv.replacement.weight", "conv.replacement.bias"}));
   EXPECT_EQ(net->forward(torch::ones({1, 1, 3, 3})).size(1), 2);
@@ -119,21 +119,22 @@ TEST(Replacer, KeepsDtypeAndMode) {
 }
 
 TEST(Replacer, RefusesIncompleteRules) {
-  EXPECT_NE(message_of([] { Replacer({ReplacementRule{}}); })
-                .find("needs both a filter and a transformer"),
+  EXPECT_NE(message_of([] {
+              Replacer({ReplacementRule{}});
+            }).find("needs both a filter and a transformer"),
             std::string::npos);
   torch::nn::Sequential net{torch::nn::ReLU()};
-  EXPECT_NE(message_of([&] {
-              Replacer({rule<torch::nn::ReLUImpl>([] { return torch::nn::AnyModule(); })})
-                  .apply(*net);
-            }).find("the transformer returned no module for '0'"),
-            std::string::npos);
+  EXPECT_NE(
+      message_of([&] {
+        Replacer({rule<torch::nn::ReLUImpl>([] { return torch::nn::AnyModule(); })}).apply(*net);
+      }).find("the transformer returned no module for '0'"),
+      std::string::npos);
 }
 
 TEST(ReplacementReport, PrintsAsMuchAsAsked) {
   torch::nn::Sequential net(torch::nn::Conv2d(torch::nn::Conv2dOptions(4, 8, 3).bias(false)));
-  const auto report = bsconv::replace_with_bsconv_u(
-      net, bsconv::BSConvUReplacementOptions().with_bn(false));
+  const auto report =
+      bsconv::replace_with_bsconv_u(net, bsconv::BSConvUReplacementOptions().with_bn(false));
   EXPECT_EQ(report.to_string(0), "");
   EXPECT_EQ(report.to_string(1), "Replaced 1 module; parameters: 288 -> 104, 36.1 %\n");
   EXPECT_EQ(report.to_string(2),

@@ -11,8 +11,8 @@ namespace replace_sharing_test {
 namespace {
 
 using bsconv::ReplacementKind;
-using bsconv::Replacer;
 using bsconv::ReplacementRule;
+using bsconv::Replacer;
 using bsconv_test::Draw;
 using torch::nn::AnyModule;
 using Names = std::vector<std::string>;
@@ -93,8 +93,8 @@ TEST(ReplaceSharing, TypedMemberAndSequentialShareTheReplacement) {
   };
   for (const bool typed_first : {false, true}) {
     NetImpl net(typed_first);
-    const auto planned = bsconv::replace_with_bsconv_u(
-        net, dry<bsconv::BSConvUReplacementOptions>());
+    const auto planned =
+        bsconv::replace_with_bsconv_u(net, dry<bsconv::BSConvUReplacementOptions>());
     const auto report = bsconv::replace_with_bsconv_u(net);
     EXPECT_EQ(report.replaced(), 1U);
     EXPECT_EQ(planned.replaced(), 1U);
@@ -110,8 +110,8 @@ TEST(ReplaceSharing, ADryRunCountsASharedLayerOnce) {
   const auto shared = conv();
   torch::nn::Sequential net(shared, torch::nn::ReLU(), shared);
   torch::nn::ModuleList list{shared, shared};
-  for (torch::nn::Module* model : {static_cast<torch::nn::Module*>(&*net),
-                                   static_cast<torch::nn::Module*>(&*list)}) {
+  for (torch::nn::Module* model :
+       {static_cast<torch::nn::Module*>(&*net), static_cast<torch::nn::Module*>(&*list)}) {
     const auto planned =
         bsconv::replace_with_bsconv_s(*model, dry<bsconv::BSConvSReplacementOptions>());
     EXPECT_EQ(planned.replaced(), 1U);
@@ -159,10 +159,9 @@ TEST(ReplaceNested, ReachesEveryDepth) {
   RootImpl root;
   root.register_module("dict", dict);
   root.register_module("outer", outer);
-  root.register_module("sequential", torch::nn::Sequential(
-                                         std::dynamic_pointer_cast<bsconv::ChainImpl>(
-                                             outer->clone()),
-                                         conv()));
+  root.register_module(
+      "sequential",
+      torch::nn::Sequential(std::dynamic_pointer_cast<bsconv::ChainImpl>(outer->clone()), conv()));
   const auto report = bsconv::replace_with_bsconv_u(root);
   Names paths;
   for (const auto& row : report.rows) {
@@ -195,9 +194,19 @@ TEST(ReplaceNested, NewLayersTakeOptionsModeAndDtype) {
     }
   });
   EXPECT_EQ(layers, 2);  // one exchanged, one grafted
-  for (const auto& parameter : net->parameters()) {
-    EXPECT_EQ(parameter.scalar_type(), torch::kDouble);
+  for (const auto& item : bsconv::weights::state_dict(*net)) {
+    const bool counter = item.key().find("num_batches_tracked") != std::string::npos;
+    EXPECT_EQ(item.value().scalar_type(), counter ? torch::kLong : torch::kDouble) << item.key();
   }
+}
+
+TEST(ReplaceNested, LeavesThePartsOfItsOwnLayersAlone) {
+  torch::nn::ModuleList net(torch::nn::Sequential(conv()), conv(), bsconv::BSConvS(4, 4, 3));
+  const auto all = bsconv::BSConvUReplacementOptions().kernel_sizes({}).groups({});
+  EXPECT_EQ(bsconv::replace_with_bsconv_u(net, all).replaced(), 2U);
+  const auto names = bsconv_test::parameter_names(*net);
+  EXPECT_TRUE(bsconv::replace_with_bsconv_u(net, all).rows.empty());
+  EXPECT_EQ(bsconv_test::parameter_names(*net), names);
 }
 
 TEST(ReplaceNested, DrawsTheInitialWeightsInTreeOrder) {
@@ -205,8 +214,7 @@ TEST(ReplaceNested, DrawsTheInitialWeightsInTreeOrder) {
   torch::manual_seed(9);
   bsconv::replace_with_bsconv_u(net);
   torch::manual_seed(9);
-  const bsconv::BSConvUOptions options =
-      bsconv::BSConvUOptions(3, 3, 3).padding(1);
+  const bsconv::BSConvUOptions options = bsconv::BSConvUOptions(3, 3, 3).padding(1);
   torch::nn::Sequential expected{bsconv::BSConvU(options), bsconv::BSConvU(options)};
   for (std::size_t i = 0; i < 6; ++i) {
     EXPECT_TRUE(torch::equal(net->parameters()[i], expected->parameters()[i])) << i;

@@ -10,12 +10,16 @@ using bsconv::create_model;
 using bsconv::ModelOptions;
 using bsconv_test::message_of;
 
-const std::vector<std::string> one_of_each = {
-    "cifar_resnet20",           "cifar_resnet20_bsconvu",
-    "cifar_resnet20_bsconvs_p1d4", "cifar_preresnet20_bsconvu",
-    "cifar_wrn16_1_bsconvs_p1d8",  "cifar_mobilenetv1_w1d4",
-    "cifar_mobilenetv1_w1d4_bsconvu", "cifar_mobilenetv2_w1d4_bsconvs_p1d6",
-    "cifar_mobilenetv3_small_w7d20",  "cifar_mobilenetv3_large_w7d20_bsconvs_p1d6"};
+const std::vector<std::string> one_of_each = {"cifar_resnet20",
+                                              "cifar_resnet20_bsconvu",
+                                              "cifar_resnet20_bsconvs_p1d4",
+                                              "cifar_preresnet20_bsconvu",
+                                              "cifar_wrn16_1_bsconvs_p1d8",
+                                              "cifar_mobilenetv1_w1d4",
+                                              "cifar_mobilenetv1_w1d4_bsconvu",
+                                              "cifar_mobilenetv2_w1d4_bsconvs_p1d6",
+                                              "cifar_mobilenetv3_small_w7d20",
+                                              "cifar_mobilenetv3_large_w7d20_bsconvs_p1d6"};
 
 class CreateModel : public testing::TestWithParam<std::string> {};
 
@@ -54,8 +58,8 @@ TEST_P(CreateModel, SavesAndLoads) {
 }
 
 TEST_P(CreateModel, TakesChannelsClassesAndDtype) {
-  auto model = create_model(
-      GetParam(), ModelOptions().num_classes(7).in_channels(1).dtype(torch::kDouble));
+  auto model =
+      create_model(GetParam(), ModelOptions().num_classes(7).in_channels(1).dtype(torch::kDouble));
   const auto output = model->forward(torch::rand({2, 1, 32, 32}, torch::kDouble));
   EXPECT_EQ(output.sizes().vec(), (std::vector<int64_t>{2, 7}));
   EXPECT_EQ(output.scalar_type(), torch::kDouble);
@@ -74,10 +78,10 @@ TEST_P(CreateModel, FusesForEvaluation) {
 
 TEST_P(CreateModel, EveryParameterGetsAGradient) {
   auto model = create_model(GetParam(), ModelOptions().num_classes(10));
-  const auto loss = torch::nn::functional::cross_entropy(
-                        model->forward(torch::rand({4, 3, 32, 32})),
-                        torch::randint(0, 10, {4}, torch::kLong)) +
-                    bsconv::regularization_loss(*model);
+  const auto loss =
+      torch::nn::functional::cross_entropy(model->forward(torch::rand({4, 3, 32, 32})),
+                                           torch::randint(0, 10, {4}, torch::kLong)) +
+      bsconv::regularization_loss(*model);
   loss.backward();
   for (const auto& parameter : model->named_parameters()) {
     EXPECT_TRUE(parameter.value().grad().defined()) << parameter.key();
@@ -115,15 +119,16 @@ TEST(ModelRegistry, TakesBuildersOfOnesOwn) {
     return bsconv::Layer(std::make_shared<MineImpl>(options.num_classes()));
   });
   EXPECT_EQ(bsconv::list_models("mine"), std::vector<std::string>{"mine"});
-  EXPECT_EQ(create_model("MINE", ModelOptions().num_classes(3))->forward(torch::ones({2, 4})).size(1),
-            3);
+  EXPECT_EQ(
+      create_model("MINE", ModelOptions().num_classes(3))->forward(torch::ones({2, 4})).size(1), 3);
   const auto builder = [](const ModelOptions&) { return bsconv::Layer(nullptr); };
-  EXPECT_NE(message_of([&] { bsconv::register_model("mine", builder); })
-                .find("'mine' is registered already"),
+  EXPECT_NE(message_of([&] {
+              bsconv::register_model("mine", builder);
+            }).find("'mine' is registered already"),
             std::string::npos);
-  EXPECT_NE(message_of([&] { bsconv::register_model("resnet18", builder); })
-                .find("is a name of the zoo"),
-            std::string::npos);
+  EXPECT_NE(
+      message_of([&] { bsconv::register_model("resnet18", builder); }).find("is a name of the zoo"),
+      std::string::npos);
   EXPECT_NE(message_of([&] { bsconv::register_model("", builder); }).find("the name is empty"),
             std::string::npos);
   EXPECT_NE(message_of([] { bsconv::register_model("other", nullptr); }).find("has no builder"),
@@ -131,8 +136,7 @@ TEST(ModelRegistry, TakesBuildersOfOnesOwn) {
   EXPECT_TRUE(bsconv::unregister_model("mine"));
   EXPECT_FALSE(bsconv::unregister_model("mine"));
   bsconv::register_model("empty", builder);
-  EXPECT_NE(message_of([] { create_model("empty"); }).find("returned no model"),
-            std::string::npos);
+  EXPECT_NE(message_of([] { create_model("empty"); }).find("returned no model"), std::string::npos);
   bsconv::unregister_model("empty");
 }
 

@@ -50,17 +50,19 @@ std::vector<int64_t> input_shape(const ProfileArguments& arguments) {
 
 void run_profile(const ProfileArguments& arguments) {
   static const std::map<std::string, bsconv::ProfileOrder> orders = {
-      {"tree", bsconv::ProfileOrder::tree},     {"params", bsconv::ProfileOrder::parameters},
-      {"flops", bsconv::ProfileOrder::flops},   {"memory", bsconv::ProfileOrder::memory},
+      {"tree", bsconv::ProfileOrder::tree},
+      {"params", bsconv::ProfileOrder::parameters},
+      {"flops", bsconv::ProfileOrder::flops},
+      {"memory", bsconv::ProfileOrder::memory},
       {"time", bsconv::ProfileOrder::time}};
   if (arguments.sort == "time" && arguments.timed_runs == 0) {
     throw UsageError("--sort time needs --time RUNS");
   }
   const auto shape = input_shape(arguments);
   // As in the published tables: 100 classes for the CIFAR models, 1000 for the others.
-  const int64_t classes = arguments.classes != 0               ? arguments.classes
+  const int64_t classes = arguments.classes != 0             ? arguments.classes
                           : input_size(arguments.name) == 32 ? 100
-                                                               : 1000;
+                                                             : 1000;
   const auto device = parse_device(arguments.device);
   auto model = make_model(arguments.name, classes, shape[1]);
   model->to(device);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
-#include <bsconv/bsconv.hpp>
 #include <torch/torch.h>
+#include <bsconv/bsconv.hpp>
 
 #include <iostream>
 

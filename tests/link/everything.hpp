@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 #pragma once
 
+#include <torch/torch.h>
 #include <bsconv/bsconv.hpp>
 #include <bsconv/data.hpp>
 #include <bsconv/data/image_file.hpp>
 #include <bsconv/profile/json.hpp>
 #include <bsconv/train.hpp>
 #include <bsconv/weights.hpp>
-#include <torch/torch.h>

@@ -2,10 +2,10 @@
 // Golden files of the Python reference, and the weights they were made with.
 #pragma once
 
-#include <bsconv/weights/state_dict.hpp>
 #include <gtest/gtest.h>
 #include <openssl/evp.h>
 #include <torch/torch.h>
+#include <bsconv/weights/state_dict.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -42,7 +42,8 @@ inline void fill(torch::nn::Module& module, uint64_t seed) {
   std::sort(tensors.begin(), tensors.end(),
             [](const auto& a, const auto& b) { return a.first < b.first; });
   const auto ends_with = [](const std::string& text, const std::string& end) {
-    return text.size() >= end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0;
+    return text.size() >= end.size() &&
+           text.compare(text.size() - end.size(), end.size(), end) == 0;
   };
   for (auto& [name, tensor] : tensors) {
     if (ends_with(name, "num_batches_tracked")) {

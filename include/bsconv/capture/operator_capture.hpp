@@ -106,8 +106,7 @@ inline void register_capture_kernel() {
 class OperatorCapture {
  public:
   /// Starts to observe.
-  explicit OperatorCapture(OperatorObserver& observer)
-      : previous_(detail::operator_observer()) {
+  explicit OperatorCapture(OperatorObserver& observer) : previous_(detail::operator_observer()) {
     detail::register_capture_kernel();
     detail::operator_observer() = &observer;
     guard_.emplace(detail::capture_key);

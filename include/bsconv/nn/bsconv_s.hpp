@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 #pragma once
 
-#include <bsconv/nn/fold.hpp>
-#include <bsconv/nn/options.hpp>
-#include <bsconv/nn/regularization.hpp>
 #include <torch/nn/cloneable.h>
 #include <torch/nn/modules/batchnorm.h>
 #include <torch/nn/modules/conv.h>
 #include <torch/nn/pimpl.h>
+#include <bsconv/nn/fold.hpp>
+#include <bsconv/nn/options.hpp>
+#include <bsconv/nn/regularization.hpp>
 
 #include <ostream>
 

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 #pragma once
 
-#include <bsconv/nn/fold.hpp>
-#include <bsconv/nn/options.hpp>
 #include <torch/nn/cloneable.h>
 #include <torch/nn/modules/batchnorm.h>
 #include <torch/nn/modules/conv.h>
 #include <torch/nn/pimpl.h>
+#include <bsconv/nn/fold.hpp>
+#include <bsconv/nn/options.hpp>
 
 #include <ostream>
 
@@ -37,8 +37,8 @@ class BSConvUImpl : public torch::nn::Cloneable<BSConvUImpl> {
                                    options.in_channels(), options.out_channels(), fused_)));
     bn = nullptr;
     if (options.with_bn() && !fused_) {
-      bn = register_module("bn", torch::nn::BatchNorm2d(detail::batch_norm_options(
-                                     options, options.out_channels())));
+      bn = register_module("bn", torch::nn::BatchNorm2d(
+                                     detail::batch_norm_options(options, options.out_channels())));
     }
     dw = register_module("dw", torch::nn::Conv2d(detail::depthwise_options(options)));
   }

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 #pragma once
 
-#include <bsconv/nn/call_observer.hpp>
-#include <bsconv/nn/layer.hpp>
 #include <torch/nn/modules/container/any.h>
 #include <torch/types.h>
+#include <bsconv/nn/call_observer.hpp>
+#include <bsconv/nn/layer.hpp>
 
 #include <cstddef>
 #include <memory>

@@ -6,14 +6,19 @@
 #include <cstdint>
 #include <sstream>
 #include <string>
+#include <unordered_set>
 
 namespace bsconv {
 
-/// The number of elements of the parameters of `module` that require a gradient.
+/// The number of elements of the parameters of `module` that require a gradient; a parameter that
+/// stands at several places counts once.
 inline int64_t parameter_count(const torch::nn::Module& module) {
   int64_t count = 0;
+  std::unordered_set<const c10::TensorImpl*> seen;
   for (const auto& parameter : module.parameters()) {
-    count += parameter.requires_grad() ? parameter.numel() : 0;
+    if (parameter.requires_grad() && seen.insert(parameter.unsafeGetTensorImpl()).second) {
+      count += parameter.numel();
+    }
   }
   return count;
 }

@@ -2,13 +2,13 @@
 #pragma once
 
 #include <ATen/core/dispatch/Dispatcher.h>
-#include <bsconv/nn/call_observer.hpp>
 #include <c10/core/TensorImpl.h>
 #include <torch/library.h>
 #include <torch/nn/module.h>
 #include <torch/nn/modules/container/any.h>
 #include <torch/nn/modules/conv.h>
 #include <torch/types.h>
+#include <bsconv/nn/call_observer.hpp>
 
 #include <memory>
 #include <string>
@@ -106,8 +106,7 @@ inline void refuse_operator(const c10::OperatorHandle& op, torch::jit::Stack* st
       type = graft->module()->name();
     }
   };
-  for (const auto& argument :
-       torch::jit::last(*stack, op.schema().arguments().size())) {
+  for (const auto& argument : torch::jit::last(*stack, op.schema().arguments().size())) {
     if (argument.isTensor()) {
       name_it(argument.toTensor());
     } else if (argument.isTensorList()) {
@@ -129,8 +128,8 @@ inline void register_graft_kernels() {
     convolutions->impl("conv2d", torch::CppFunction::makeFromBoxedFunction<&run_substitute>());
     convolutions->impl("conv2d.padding",
                        torch::CppFunction::makeFromBoxedFunction<&run_substitute>());
-    auto others = std::make_unique<torch::Library>(torch::Library::IMPL, "_", graft_key, __FILE__,
-                                                   __LINE__);
+    auto others =
+        std::make_unique<torch::Library>(torch::Library::IMPL, "_", graft_key, __FILE__, __LINE__);
     others->fallback(torch::CppFunction::makeFromBoxedFunction<&refuse_operator>());
     // Never unregistered: a model in a static object may still run when this one would go.
     return std::pair(convolutions.release(), others.release());

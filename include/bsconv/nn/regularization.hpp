@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 #pragma once
 
-#include <bsconv/nn/walk.hpp>
 #include <torch/types.h>
+#include <bsconv/nn/walk.hpp>
 
 #include <cmath>
 #include <string>

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 #pragma once
 
-#include <bsconv/nn/graft.hpp>
 #include <torch/nn/module.h>
+#include <bsconv/nn/graft.hpp>
 
 #include <algorithm>
 #include <string>
@@ -28,7 +28,8 @@ void walk(Module& module, const std::string& path,
     visit(static_cast<Module&>(*substitute), path);
   }
   for (const auto& child : module.named_children()) {
-    walk(static_cast<Module&>(*child.value()), path.empty() ? child.key() : path + "." + child.key(), seen, visit);
+    walk(static_cast<Module&>(*child.value()),
+         path.empty() ? child.key() : path + "." + child.key(), seen, visit);
   }
 }
 

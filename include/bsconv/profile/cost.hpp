@@ -2,8 +2,8 @@
 #pragma once
 
 #include <ATen/core/dispatch/Dispatcher.h>
-#include <bsconv/capture/operator_capture.hpp>
 #include <torch/types.h>
+#include <bsconv/capture/operator_capture.hpp>
 
 #include <cstddef>
 #include <cstdint>
@@ -94,34 +94,67 @@ class CostModel {
   }
 
   static const std::unordered_set<std::string>& products() {
-    static const std::unordered_set<std::string> names = {"mm",   "addmm", "bmm",    "baddbmm",
-                                                          "mv",   "addmv", "matmul", "dot"};
+    static const std::unordered_set<std::string> names = {"mm", "addmm", "bmm",    "baddbmm",
+                                                          "mv", "addmv", "matmul", "dot"};
     return names;
   }
 
   static const std::unordered_set<std::string>& reductions() {
     static const std::unordered_set<std::string> names = {
-        "sum",  "mean", "amax", "amin", "max",  "min",  "norm",   "linalg_vector_norm",
+        "sum",  "mean", "amax", "amin",     "max",    "min",    "norm",   "linalg_vector_norm",
         "prod", "var",  "std",  "var_mean", "argmax", "argmin", "cumsum", "logsumexp"};
     return names;
   }
 
   static const std::unordered_set<std::string>& movements() {
-    static const std::unordered_set<std::string> names = {
-        "cat",         "stack",      "pad",       "constant_pad_nd", "clone",     "copy",
-        "contiguous",  "to",         "_to_copy",  "dropout",         "feature_dropout",
-        "flatten",     "reshape",    "view",      "index_select",    "gather",    "roll",
-        "flip",        "repeat",     "empty",     "zeros",           "ones",      "full",
-        "empty_like",  "zeros_like", "ones_like", "pixel_shuffle",   "embedding", "channel_shuffle",
-        "empty_strided", "new_empty", "new_zeros", "arange", "reflection_pad2d",
-        "replication_pad2d", "_pad_circular", "alias", "detach", "fill", "zero", "lift_fresh"};
+    static const std::unordered_set<std::string> names = {"cat",
+                                                          "stack",
+                                                          "pad",
+                                                          "constant_pad_nd",
+                                                          "clone",
+                                                          "copy",
+                                                          "contiguous",
+                                                          "to",
+                                                          "_to_copy",
+                                                          "dropout",
+                                                          "feature_dropout",
+                                                          "flatten",
+                                                          "reshape",
+                                                          "view",
+                                                          "index_select",
+                                                          "gather",
+                                                          "roll",
+                                                          "flip",
+                                                          "repeat",
+                                                          "empty",
+                                                          "zeros",
+                                                          "ones",
+                                                          "full",
+                                                          "empty_like",
+                                                          "zeros_like",
+                                                          "ones_like",
+                                                          "pixel_shuffle",
+                                                          "embedding",
+                                                          "channel_shuffle",
+                                                          "empty_strided",
+                                                          "new_empty",
+                                                          "new_zeros",
+                                                          "arange",
+                                                          "reflection_pad2d",
+                                                          "replication_pad2d",
+                                                          "_pad_circular",
+                                                          "alias",
+                                                          "detach",
+                                                          "fill",
+                                                          "zero",
+                                                          "lift_fresh"};
     return names;
   }
 
   static bool is_pointwise(const c10::OperatorHandle& op) {
     // Elementwise, but without the tag in some of their forms.
     static const std::unordered_set<std::string> untagged = {
-        "hardswish", "hardtanh", "relu6",       "leaky_relu",         "_prelu_kernel",
+        "hardswish", "hardtanh", "relu6",       "leaky_relu",          "_prelu_kernel",
         "prelu",     "rsub",     "masked_fill", "log_sigmoid_forward", "rrelu_with_noise"};
     return op.hasTag(at::Tag::pointwise) || untagged.count(base_name(op)) != 0;
   }

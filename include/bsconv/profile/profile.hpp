@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 #pragma once
 
-#include <bsconv/profile/cost.hpp>
 #include <torch/arg.h>
 #include <torch/types.h>
+#include <bsconv/profile/cost.hpp>
 
 #include <cstdint>
 #include <map>

@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 #pragma once
 
+#include <c10/core/StorageImpl.h>
+#include <torch/nn/module.h>
+#include <torch/nn/modules/conv.h>
+#include <torch/nn/pimpl.h>
+#include <torch/types.h>
 #include <bsconv/capture/operator_capture.hpp>
 #include <bsconv/nn/call_observer.hpp>
 #include <bsconv/nn/graft.hpp>
@@ -8,11 +13,6 @@
 #include <bsconv/profile/profile.hpp>
 #include <bsconv/profile/state_guard.hpp>
 #include <bsconv/util/text.hpp>
-#include <c10/core/StorageImpl.h>
-#include <torch/nn/module.h>
-#include <torch/nn/modules/conv.h>
-#include <torch/nn/pimpl.h>
-#include <torch/types.h>
 
 #include <algorithm>
 #include <cstddef>
@@ -280,8 +280,7 @@ class ProfileObserver : public OperatorObserver, public CallObserver {
   int64_t new_bytes(const OperatorCall& call) {
     int64_t bytes = 0;
     for (const auto& output : call.outputs) {
-      if (!output.isTensor() || !output.toTensor().defined() ||
-          !output.toTensor().has_storage()) {
+      if (!output.isTensor() || !output.toTensor().defined() || !output.toTensor().has_storage()) {
         continue;
       }
       const auto storage = output.toTensor().storage().getWeakStorageImpl();

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 #pragma once
 
-#include <bsconv/nn/walk.hpp>
-#include <bsconv/util/rng_guard.hpp>
 #include <torch/types.h>
 #include <torch/utils.h>
+#include <bsconv/nn/walk.hpp>
+#include <bsconv/util/rng_guard.hpp>
 
 #include <cstdint>
 #include <string>

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 #pragma once
 
+#include <torch/arg.h>
 #include <bsconv/profile/profile.hpp>
 #include <bsconv/util/text.hpp>
-#include <torch/arg.h>
 
 #include <algorithm>
 #include <cstddef>
@@ -98,7 +98,7 @@ inline ProfileCells profile_cells(const Profile& profile, const ProfileTableOpti
                                   bool plain_numbers) {
   const bool timed = profile.total().seconds > 0.0;
   ProfileCells cells;
-  cells.header = {"Module", "Type",   "Info",  "In Shape",
+  cells.header = {"Module",    "Type",   "Info",  "In Shape",
                   "Out Shape", "Params", "FLOPs", plain_numbers ? "Activation Bytes" : "Memory"};
   if (timed) {
     cells.header.emplace_back(plain_numbers ? "Seconds" : "Time [ms]");

@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 #pragma once
 
-#include <bsconv/nn/bsconv_s.hpp>
-#include <bsconv/nn/bsconv_u.hpp>
-#include <bsconv/replace/replacer.hpp>
 #include <torch/nn/modules/container/any.h>
 #include <torch/nn/modules/conv.h>
+#include <bsconv/nn/bsconv_s.hpp>
+#include <bsconv/nn/bsconv_u.hpp>
+#include <bsconv/nn/walk.hpp>
+#include <bsconv/replace/replacer.hpp>
 
 #include <algorithm>
 #include <array>
 #include <cstdint>
 #include <string>
+#include <unordered_set>
 #include <utility>
 #include <vector>
 
@@ -105,8 +107,7 @@ class ReplacementOptions {
       return accepted.empty() ||
              std::find(accepted.begin(), accepted.end(), value) != accepted.end();
     };
-    return accepts(groups_, options.groups()) &&
-           accepts(kernel_sizes_, *options.kernel_size()) &&
+    return accepts(groups_, options.groups()) && accepts(kernel_sizes_, *options.kernel_size()) &&
            std::min(options.in_channels(), options.out_channels()) >= min_channels_ &&
            (include_.empty() || any_pattern(include_)) && !any_pattern(exclude_);
   }
@@ -192,8 +193,7 @@ class BSConvSReplacementOptions : public ReplacementOptions<BSConvSReplacementOp
 
   /// The layer that replaces `conv`.
   BSConvS make(const torch::nn::Conv2dImpl& conv) const {
-    return BSConvS(
-        layer_options<BSConvSOptions>(conv).p(p_).min_mid_channels(min_mid_channels_));
+    return BSConvS(layer_options<BSConvSOptions>(conv).p(p_).min_mid_channels(min_mid_channels_));
   }
 
  private:
@@ -206,8 +206,17 @@ namespace detail {
 template <class Options>
 ReplacementReport replace_convolutions(torch::nn::Module& model, const Options& options) {
   options.validate();
+  std::unordered_set<const torch::nn::Module*> parts;
+  for_each_module(model, [&](const torch::nn::Module& module, const std::string&) {
+    if (dynamic_cast<const BSConvUImpl*>(&module) != nullptr ||
+        dynamic_cast<const BSConvSImpl*>(&module) != nullptr) {
+      for (const auto& child : module.children()) {
+        parts.insert(child.get());
+      }
+    }
+  });
   return Replacer({{[&](const torch::nn::Module& module, const std::string& path) {
-                      return options.selects(module, path);
+                      return parts.count(&module) == 0 && options.selects(module, path);
                     },
                     [&](const torch::nn::Module& module, const std::string&) {
                       return torch::nn::AnyModule(
@@ -219,7 +228,8 @@ ReplacementReport replace_convolutions(torch::nn::Module& model, const Options& 
 }  // namespace detail
 
 /// Replaces the convolutions of `model` by `BSConvU` layers of the same geometry, in place: the
-/// Python package's `BSConvU_Replacer`. By default every ungrouped 3x3 and 5x5 `Conv2d`.
+/// Python package's `BSConvU_Replacer`. By default every ungrouped 3x3 and 5x5 `Conv2d`; never
+/// the parts of a `BSConvU` or `BSConvS` that is there already.
 ///
 /// Works on any model (see `Replacer` for how). The new layers are freshly initialized, in tree
 /// order, on the old ones' device, dtype and mode. Make optimizers afterwards.

@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 #pragma once
 
-#include <bsconv/nn/composite.hpp>
-#include <bsconv/nn/describe.hpp>
-#include <bsconv/nn/graft.hpp>
-#include <bsconv/replace/report.hpp>
-#include <bsconv/util/rng_guard.hpp>
 #include <torch/nn/modules/container/any.h>
 #include <torch/nn/modules/container/moduledict.h>
 #include <torch/nn/modules/container/modulelist.h>
 #include <torch/nn/modules/container/sequential.h>
 #include <torch/nn/modules/conv.h>
 #include <torch/types.h>
+#include <bsconv/nn/composite.hpp>
+#include <bsconv/nn/convert.hpp>
+#include <bsconv/nn/describe.hpp>
+#include <bsconv/nn/graft.hpp>
+#include <bsconv/replace/report.hpp>
+#include <bsconv/util/rng_guard.hpp>
 
 #include <algorithm>
 #include <functional>
@@ -113,7 +114,7 @@ class Replacer {
                         path, "' (", describe(module), ")");
       const auto pointer = made.ptr();
       for (const auto& parameter : module.parameters()) {
-        pointer->to(parameter.device(), parameter.scalar_type());
+        detail::convert(*pointer, parameter.device(), parameter.scalar_type());
         break;
       }
       pointer->train(module.is_training());
@@ -161,9 +162,9 @@ class Replacer {
           const auto maker = [&] { return made = make(*rule, *child, path); };
           row.reason = place(parent, item.key(), child, maker);
           if (row.reason.empty()) {
-            finish_row(row, *made.ptr(),
-                       grafts(parent, *child) ? ReplacementKind::grafted
-                                              : ReplacementKind::exchanged);
+            finish_row(
+                row, *made.ptr(),
+                grafts(parent, *child) ? ReplacementKind::grafted : ReplacementKind::exchanged);
             replaced.emplace(child.get(), made);
           }
           report.rows.push_back(std::move(row));

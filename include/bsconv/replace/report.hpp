@@ -78,9 +78,8 @@ class ReplacementReport {
              << '\n';
       } else if (verbosity >= 2) {
         text << (dry_run ? "Would replace " : "Replaced ") << label(row) << ": " << row.old_type
-             << " -> " << row.new_type << " (" << change(row.parameters_before,
-                                                          row.parameters_after)
-             << ")\n";
+             << " -> " << row.new_type << " ("
+             << change(row.parameters_before, row.parameters_after) << ")\n";
       }
     }
     text << (dry_run ? "Would replace " : "Replaced ") << replaced()

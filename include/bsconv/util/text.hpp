@@ -97,7 +97,8 @@ inline std::string fixed(double value, int decimals) {
 inline std::string with_unit(double count) {
   static constexpr const char* units[] = {"", " k", " M", " G", " T"};
   std::size_t unit = 0;
-  while (std::abs(count) >= 1000.0 && unit + 1 < std::size(units)) {
+  // What would be rounded to 1000 takes the next unit.
+  while (std::abs(count) >= (unit == 0 ? 999.5 : 999.995) && unit + 1 < std::size(units)) {
     count /= 1000.0;
     ++unit;
   }

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 #pragma once
 
-#include <bsconv/nn/composite.hpp>
-#include <bsconv/nn/regularization.hpp>
 #include <torch/nn/modules/activation.h>
 #include <torch/nn/modules/batchnorm.h>
 #include <torch/nn/modules/conv.h>
 #include <torch/nn/modules/pooling.h>
 #include <torch/types.h>
+#include <bsconv/nn/composite.hpp>
+#include <bsconv/nn/regularization.hpp>
 
 #include <array>
 #include <cstdint>
@@ -95,13 +95,13 @@ class ConvBlockImpl : public Composite<ConvBlockImpl> {
  public:
   /// A block as `options` describe it.
   explicit ConvBlockImpl(const ConvBlockOptions& options) {
-    add("conv", torch::nn::Conv2d(torch::nn::Conv2dOptions(options.in_channels(),
-                                                           options.out_channels(),
-                                                           options.kernel_size())
-                                      .stride(options.stride())
-                                      .padding(options.kernel_size() / 2)
-                                      .groups(options.groups())
-                                      .bias(false)));
+    add("conv",
+        torch::nn::Conv2d(torch::nn::Conv2dOptions(options.in_channels(), options.out_channels(),
+                                                   options.kernel_size())
+                              .stride(options.stride())
+                              .padding(options.kernel_size() / 2)
+                              .groups(options.groups())
+                              .bias(false)));
     if (options.with_bn()) {
       add("bn", torch::nn::BatchNorm2d(options.out_channels()));
     }
@@ -136,9 +136,7 @@ class SqueezeExciteImpl : public Composite<SqueezeExciteImpl> {
 
   torch::Tensor forward(const torch::Tensor& input) override { return input * call_all(input); }
   /// Prints the type and its options, without children.
-  void pretty_print(std::ostream& stream) const override {
-    stream << "bsconv::zoo::SqueezeExcite";
-  }
+  void pretty_print(std::ostream& stream) const override { stream << "bsconv::zoo::SqueezeExcite"; }
 };
 /// A `ModuleHolder` for `SqueezeExciteImpl`.
 TORCH_MODULE(SqueezeExcite);
@@ -149,8 +147,7 @@ class ClassifierImpl : public Composite<ClassifierImpl> {
  public:
   /// A head for `num_classes`.
   ClassifierImpl(int64_t channels, int64_t num_classes)
-      : conv_(add("conv", torch::nn::Conv2d(torch::nn::Conv2dOptions(channels, num_classes, 1)))) {
-  }
+      : conv_(add("conv", torch::nn::Conv2d(torch::nn::Conv2dOptions(channels, num_classes, 1)))) {}
 
   torch::Tensor forward(const torch::Tensor& input) override {
     return call(conv_, input).flatten(1);

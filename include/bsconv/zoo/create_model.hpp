@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 #pragma once
 
+#include <bsconv/nn/convert.hpp>
 #include <bsconv/nn/layer.hpp>
 #include <bsconv/replace/bsconv.hpp>
 #include <bsconv/replace/replacer.hpp>
@@ -17,21 +18,21 @@ namespace zoo {
 /// Replaces every depthwise separable unit of a MobileNetV1 by a BSConv-U with batch normalization
 /// and ReLU behind it (paper, section 4.1).
 inline ReplacementReport replace_depthwise_separable_units(torch::nn::Module& model) {
-  return Replacer(
-             {{[](const torch::nn::Module& module, const std::string&) {
-                 return dynamic_cast<const DepthwiseSeparableUnitImpl*>(&module) != nullptr;
-               },
-               [](const torch::nn::Module& module, const std::string&) {
-                 const auto& unit = dynamic_cast<const DepthwiseSeparableUnitImpl&>(module);
-                 Chain chain;
-                 chain->push_back("0", BSConvU(BSConvUOptions(unit.in_channels, unit.out_channels, 3)
-                                                   .stride(unit.stride)
-                                                   .padding(1)
-                                                   .bias(false)));
-                 chain->push_back("1", torch::nn::BatchNorm2d(unit.out_channels));
-                 chain->push_back("2", make_activation(Activation::relu));
-                 return torch::nn::AnyModule(chain);
-               }}})
+  return Replacer({{[](const torch::nn::Module& module, const std::string&) {
+                      return dynamic_cast<const DepthwiseSeparableUnitImpl*>(&module) != nullptr;
+                    },
+                    [](const torch::nn::Module& module, const std::string&) {
+                      const auto& unit = dynamic_cast<const DepthwiseSeparableUnitImpl&>(module);
+                      Chain chain;
+                      chain->push_back(
+                          "0", BSConvU(BSConvUOptions(unit.in_channels, unit.out_channels, 3)
+                                           .stride(unit.stride)
+                                           .padding(1)
+                                           .bias(false)));
+                      chain->push_back("1", torch::nn::BatchNorm2d(unit.out_channels));
+                      chain->push_back("2", make_activation(Activation::relu));
+                      return torch::nn::AnyModule(chain);
+                    }}})
       .apply(model);
 }
 
@@ -54,8 +55,7 @@ inline Network make_model(const ModelName& name, const ModelOptions& options) {
       if (name.variant == ModelVariant::bsconvu) {
         replace_with_bsconv_u(*model);
       } else if (name.variant == ModelVariant::bsconvs) {
-        replace_with_bsconv_s(
-            *model, BSConvSReplacementOptions().p(name.p.value()).with_bn(true));
+        replace_with_bsconv_s(*model, BSConvSReplacementOptions().p(name.p.value()).with_bn(true));
       }
       return model;
     }
@@ -80,7 +80,7 @@ inline Layer create_model(const std::string& name, const ModelOptions& options =
   } else {
     model = zoo::make_model(parse_model_name(name), options);
   }
-  model->to(options.device(), options.dtype());
+  detail::convert(*model, options.device(), options.dtype());
   return model;
 }
 

@@ -19,9 +19,9 @@ class DepthwiseSeparableUnitImpl : public Composite<DepthwiseSeparableUnitImpl> 
   /// A unit from `in_channels` to `out_channels`.
   DepthwiseSeparableUnitImpl(int64_t in_channels, int64_t out_channels, int64_t stride)
       : in_channels(in_channels), out_channels(out_channels), stride(stride) {
-    add("conv_dw", ConvBlock(ConvBlockOptions(in_channels, in_channels, 3)
-                                 .stride(stride)
-                                 .groups(in_channels)));
+    add("conv_dw",
+        ConvBlock(
+            ConvBlockOptions(in_channels, in_channels, 3).stride(stride).groups(in_channels)));
     add("conv_pw", ConvBlock(ConvBlockOptions(in_channels, out_channels, 1)));
   }
 
@@ -76,8 +76,10 @@ class InvertedResidualImpl : public Composite<InvertedResidualImpl>, public Regu
   /// A unit as `options` describe it.
   explicit InvertedResidualImpl(const InvertedResidualOptions& options) : options(options) {
     const int64_t mid = options.mid_channels();
-    conv1_ = add("conv1", ConvBlock(ConvBlockOptions(options.in_channels(), mid, 1)
-                                        .activation(options.activation())));
+    conv1_ =
+        add("conv1",
+            ConvBlock(
+                ConvBlockOptions(options.in_channels(), mid, 1).activation(options.activation())));
     conv2_ = add("conv2", ConvBlock(ConvBlockOptions(mid, mid, options.kernel_size())
                                         .stride(options.stride())
                                         .groups(mid)
@@ -85,8 +87,9 @@ class InvertedResidualImpl : public Composite<InvertedResidualImpl>, public Regu
     if (options.squeeze_excite()) {
       se_unit_ = add("se_unit", SqueezeExcite(mid));
     }
-    conv3_ = add("conv3", ConvBlock(ConvBlockOptions(mid, options.out_channels(), 1)
-                                        .activation(Activation::none)));
+    conv3_ = add(
+        "conv3",
+        ConvBlock(ConvBlockOptions(mid, options.out_channels(), 1).activation(Activation::none)));
   }
 
   torch::Tensor forward(const torch::Tensor& input) override {
@@ -161,7 +164,11 @@ inline BottleneckNetwork mobilenetv3_small_layout() {
           hswish,
           {{2, 3, relu, {16}, {16}, {true}},
            {2, 3, relu, {24, 24}, {72, 88}, {}},
-           {2, 5, hswish, {40, 40, 40, 48, 48}, {96, 240, 240, 120, 144},
+           {2,
+            5,
+            hswish,
+            {40, 40, 40, 48, 48},
+            {96, 240, 240, 120, 144},
             {true, true, true, true, true}},
            {2, 5, hswish, {96, 96, 96}, {288, 576, 576}, {true, true, true}}},
           "final_conv1",
@@ -178,7 +185,11 @@ inline BottleneckNetwork mobilenetv3_large_layout() {
           {{1, 3, relu, {16}, {16}, {}},
            {2, 3, relu, {24, 24}, {64, 72}, {}},
            {2, 5, relu, {40, 40, 40}, {72, 120, 120}, {true, true, true}},
-           {2, 3, hswish, {80, 80, 80, 80, 112, 112}, {240, 200, 184, 184, 480, 672},
+           {2,
+            3,
+            hswish,
+            {80, 80, 80, 80, 112, 112},
+            {240, 200, 184, 184, 480, 672},
             {false, false, false, false, true, true}},
            {2, 5, hswish, {160, 160, 160}, {672, 960, 960}, {true, true, true}}},
           "final_conv1",
@@ -205,18 +216,18 @@ inline Network make_mobilenetv1(const ModelName& name, const ModelOptions& optio
 
   Chain backbone;
   backbone->push_back("data_bn", data_normalization(options.in_channels()));
-  backbone->push_back("init_conv",
-                      ConvBlock(ConvBlockOptions(options.in_channels(), channels, 3)
-                                    .stride(name.cifar ? 1 : 2)));
+  backbone->push_back(
+      "init_conv",
+      ConvBlock(ConvBlockOptions(options.in_channels(), channels, 3).stride(name.cifar ? 1 : 2)));
   for (std::size_t index = 0; index < stages.size(); ++index) {
     const int64_t stage_channels = scale_channels(stages[index].first, width);
     Chain stage;
     for (int64_t unit = 0; unit < stages[index].second; ++unit) {
       const int64_t first_stride =
           index == 0 ? 1 : detail::stage_stride(name.family, name.cifar, index, 2);
-      stage->push_back("unit" + std::to_string(unit + 1),
-                       DepthwiseSeparableUnit(channels, stage_channels,
-                                              unit == 0 ? first_stride : 1));
+      stage->push_back(
+          "unit" + std::to_string(unit + 1),
+          DepthwiseSeparableUnit(channels, stage_channels, unit == 0 ? first_stride : 1));
       channels = stage_channels;
     }
     backbone->push_back("stage" + std::to_string(index + 1), stage);
@@ -236,10 +247,9 @@ inline Network make_bottleneck_mobilenet(const ModelName& name, const ModelOptio
 
   Chain backbone;
   backbone->push_back("data_bn", data_normalization(options.in_channels()));
-  backbone->push_back("init_conv",
-                      ConvBlock(ConvBlockOptions(options.in_channels(), channels, 3)
-                                    .stride(name.cifar ? 1 : 2)
-                                    .activation(layout.outer_activation)));
+  backbone->push_back("init_conv", ConvBlock(ConvBlockOptions(options.in_channels(), channels, 3)
+                                                 .stride(name.cifar ? 1 : 2)
+                                                 .activation(layout.outer_activation)));
   for (std::size_t index = 0; index < layout.stages.size(); ++index) {
     const auto& from = layout.stages[index];
     Chain stage;
@@ -261,8 +271,9 @@ inline Network make_bottleneck_mobilenet(const ModelName& name, const ModelOptio
     backbone->push_back("stage" + std::to_string(index + 1), stage);
   }
   const int64_t final_channels = scale_channels(layout.final_channels, std::max(1.0, width));
-  backbone->push_back(layout.final_conv, ConvBlock(ConvBlockOptions(channels, final_channels, 1)
-                                                       .activation(layout.outer_activation)));
+  backbone->push_back(
+      layout.final_conv,
+      ConvBlock(ConvBlockOptions(channels, final_channels, 1).activation(layout.outer_activation)));
   if (layout.final_squeeze_excite) {
     backbone->push_back("final_se", SqueezeExcite(final_channels));
   }

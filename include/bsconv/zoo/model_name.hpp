@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 #pragma once
 
-#include <bsconv/util/text.hpp>
 #include <torch/types.h>
+#include <bsconv/util/text.hpp>
 
 #include <algorithm>
 #include <array>
@@ -16,8 +16,15 @@
 namespace bsconv {
 
 /// The architecture families of the model zoo.
-enum class ModelFamily { resnet, preresnet, wrn, mobilenetv1, mobilenetv2, mobilenetv3_small,
-                         mobilenetv3_large };
+enum class ModelFamily {
+  resnet,
+  preresnet,
+  wrn,
+  mobilenetv1,
+  mobilenetv2,
+  mobilenetv3_small,
+  mobilenetv3_large
+};
 
 /// How a model of the zoo uses blueprint separable convolutions.
 enum class ModelVariant {
@@ -90,7 +97,10 @@ inline constexpr std::array<FamilyPrefix, 7> family_prefixes = {{
 /// Reads a model name from left to right; errors name the part that is wrong.
 class ModelNameParser {
  public:
-  explicit ModelNameParser(const std::string& text) { name_.text = lower(text); rest_ = name_.text; }
+  explicit ModelNameParser(const std::string& text) {
+    name_.text = lower(text);
+    rest_ = name_.text;
+  }
 
   /// The parsed name, or nothing with `error()` set.
   std::optional<ModelName> parse() {
@@ -108,8 +118,9 @@ class ModelNameParser {
         name_.family = prefix.family;
         family_ = prefix.text;
         if (prefix.family == ModelFamily::wrn && !name_.cifar) {
-          return fail("'wrn'", "wide ResNets exist for CIFAR only: cifar_wrn16_K, cifar_wrn28_K, "
-                               "cifar_wrn40_K");
+          return fail("'wrn'",
+                      "wide ResNets exist for CIFAR only: cifar_wrn16_K, cifar_wrn28_K, "
+                      "cifar_wrn40_K");
         }
         return true;
       }
@@ -130,9 +141,8 @@ class ModelNameParser {
     for (const int64_t depth : depths) {
       valid.push_back(std::to_string(depth));
     }
-    const std::string expected =
-        std::string("expected a depth of ") + (name_.cifar ? "cifar_" : "") + family_ + ": " +
-        join(valid, ", ");
+    const std::string expected = std::string("expected a depth of ") +
+                                 (name_.cifar ? "cifar_" : "") + family_ + ": " + join(valid, ", ");
     const std::string_view at = rest_;
     if (!number(name_.depth) ||
         std::find(depths.begin(), depths.end(), name_.depth) == depths.end()) {
@@ -163,7 +173,8 @@ class ModelNameParser {
       if (name_.family == ModelFamily::mobilenetv1) {
         return fail(quote(at), "MobileNetV1 comes plain or as _bsconvu");
       }
-      if (!fraction("expected a bottleneck width: _bsconvs_pXdY with positive numbers", name_.p, true)) {
+      if (!fraction("expected a bottleneck width: _bsconvs_pXdY with positive numbers", name_.p,
+                    true)) {
         return false;
       }
       if (!rest_.empty()) {
@@ -175,10 +186,11 @@ class ModelNameParser {
       return !is_mobilenet() || (name_.p.numerator == 1 && name_.p.denominator == 6) ||
              fail(quote(at), "MobileNetV2 and V3 come plain or as _bsconvs_p1d6");
     }
-    return fail(quote(at), is_mobilenet() ? name_.family == ModelFamily::mobilenetv1
-                                                ? "expected the end of the name or _bsconvu"
-                                                : "expected the end of the name or _bsconvs_p1d6"
-                                          : "expected the end of the name, _bsconvu or _bsconvs_pXdY");
+    return fail(quote(at), is_mobilenet()
+                               ? name_.family == ModelFamily::mobilenetv1
+                                     ? "expected the end of the name or _bsconvu"
+                                     : "expected the end of the name or _bsconvs_p1d6"
+                               : "expected the end of the name, _bsconvu or _bsconvs_pXdY");
   }
 
   bool is_mobilenet() const {

@@ -30,8 +30,8 @@ class ModelRegistry {
 
   void add(const std::string& name, ModelBuilder builder) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    TORCH_CHECK_VALUE(builders_.emplace(name, std::move(builder)).second,
-                      "register_model: '", name, "' is registered already");
+    TORCH_CHECK_VALUE(builders_.emplace(name, std::move(builder)).second, "register_model: '", name,
+                      "' is registered already");
   }
 
   bool remove(const std::string& name) {

@@ -18,8 +18,9 @@ class ResidualUnitImpl : public Composite<ResidualUnitImpl> {
   /// A unit from `in_channels` to `out_channels`.
   ResidualUnitImpl(int64_t in_channels, int64_t out_channels, int64_t stride) {
     conv1_ = add("conv1", ConvBlock(ConvBlockOptions(in_channels, out_channels, 3).stride(stride)));
-    conv2_ = add("conv2", ConvBlock(ConvBlockOptions(out_channels, out_channels, 3)
-                                        .activation(Activation::none)));
+    conv2_ = add(
+        "conv2",
+        ConvBlock(ConvBlockOptions(out_channels, out_channels, 3).activation(Activation::none)));
     if (in_channels != out_channels || stride != 1) {
       projection_ = add("projection", ConvBlock(ConvBlockOptions(in_channels, out_channels, 1)
                                                     .stride(stride)
@@ -106,10 +107,10 @@ inline Network make_resnet(const ModelName& name, const ModelOptions& options) {
                               .with_bn(!preactivation)
                               .activation(preactivation ? Activation::none : Activation::relu)));
   } else {
-    init_unit->push_back(
-        "conv", ConvBlock(ConvBlockOptions(options.in_channels(), channels, 7).stride(2)));
-    init_unit->push_back("pool", torch::nn::MaxPool2d(
-                                     torch::nn::MaxPool2dOptions(3).stride(2).padding(1)));
+    init_unit->push_back("conv",
+                         ConvBlock(ConvBlockOptions(options.in_channels(), channels, 7).stride(2)));
+    init_unit->push_back("pool",
+                         torch::nn::MaxPool2d(torch::nn::MaxPool2dOptions(3).stride(2).padding(1)));
   }
   backbone->push_back("init_unit", init_unit);
 
