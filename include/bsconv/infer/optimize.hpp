@@ -1,0 +1,318 @@
+// SPDX-License-Identifier: BSD-3-Clause-Clear
+#pragma once
+
+#include <torch/nn/modules/container/any.h>
+#include <torch/nn/pimpl.h>
+#include <torch/types.h>
+#include <bsconv/infer/capture.hpp>
+#include <bsconv/infer/planner.hpp>
+#include <bsconv/infer/report.hpp>
+#include <bsconv/kernels/table.hpp>
+#include <bsconv/nn/walk.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <unordered_set>
+#include <utility>
+#include <vector>
+
+/// \file
+/// Fast inference on the CPU for any model.
+
+namespace bsconv {
+
+/// Options of `optimize`.
+struct OptimizeOptions {
+  /// The kernels to use: "avx512", "avx2" or "baseline"; empty for the fastest that this processor
+  /// has. Default: empty
+  TORCH_ARG(std::string, kernels);
+  /// How many shapes of input to keep plans for; the one unused for longest goes. Default: 16
+  TORCH_ARG(int64_t, max_plans) = 16;
+  /// Whether every plan's first result is compared with LibTorch's, and LibTorch runs the shape
+  /// where they differ by more than 0.1 % of the mean magnitude. Default: true
+  TORCH_ARG(bool, verify) = true;
+};
+
+/// A model that runs as a few fused steps over memory that stays in the caches, in 32-bit floats
+/// on the CPU. Made by `optimize`; cheap to copy, copies share everything.
+///
+/// The first call with a new shape of input runs the model through LibTorch once to see what it
+/// does; later calls don't. What the plan doesn't know runs through LibTorch in between, see
+/// `report()`. Results carry no gradients.
+///
+/// Any number of threads may call one object at once. A single call uses
+/// `torch::get_num_threads()` threads, over the images of a batch or within an image.
+class OptimizedModel {
+ public:
+  /// How a model is called.
+  using Forward = std::function<torch::Tensor(const torch::Tensor&)>;
+
+  /// See `optimize`.
+  OptimizedModel(std::shared_ptr<torch::nn::Module> model, Forward forward,
+                 const torch::Tensor& example, const OptimizeOptions& options)
+      : state_(std::make_shared<State>(std::move(model), std::move(forward), example, options)) {
+    state_->check_input(example);
+    static_cast<void>(state_->plan_for(example));
+  }
+
+  /// Maps `input` as the model would. It must be a float tensor on the CPU with as many
+  /// dimensions and channels as the example; batch and image sizes are free.
+  ///
+  /// Throws `c10::Error` for another input, if the model is in training mode, or if a parameter
+  /// or buffer has changed since `optimize`.
+  torch::Tensor forward(const torch::Tensor& input) const {
+    state_->check_input(input);
+    state_->check_model();
+    const torch::NoGradGuard no_grad;
+    if (input.numel() == 0) {
+      return state_->forward(input);
+    }
+    const auto entry = state_->plan_for(input);
+    return entry->plan == nullptr ? state_->forward(input) : entry->plan->run(input.contiguous());
+  }
+
+  /// The same.
+  torch::Tensor operator()(const torch::Tensor& input) const { return forward(input); }
+
+  /// What was made of the model for inputs of the example's shape.
+  const InferenceReport& report() const { return state_->first; }
+
+  /// The report for inputs like `input` with the time of every step: the least of `repeats` runs
+  /// of the first image on one thread.
+  InferenceReport profile(const torch::Tensor& input, int64_t repeats = 100) const {
+    TORCH_CHECK_VALUE(repeats > 0, "OptimizedModel: repeats must be at least 1, got ", repeats);
+    auto timed = report(input);
+    const auto entry = state_->plan_for(input);
+    if (entry->plan != nullptr) {
+      const auto seconds = entry->plan->time_entries(input.contiguous(), repeats);
+      for (std::size_t i = 0; i < seconds.size(); ++i) {
+        timed.steps[i].seconds = seconds[i];
+      }
+    }
+    return timed;
+  }
+
+  /// What was made of the model for inputs like `input`; plans it if need be.
+  InferenceReport report(const torch::Tensor& input) const {
+    state_->check_input(input);
+    state_->check_model();
+    return state_->plan_for(input)->report;
+  }
+
+ private:
+  struct Entry {
+    std::unique_ptr<infer::Plan> plan;
+    InferenceReport report;
+  };
+
+  // A tensor of the model as it was when it was packed.
+  struct Packed {
+    torch::Tensor tensor;
+    const void* data;
+    int64_t version;
+  };
+
+  struct State {
+    State(std::shared_ptr<torch::nn::Module> module, Forward call, const torch::Tensor& example,
+          const OptimizeOptions& chosen)
+        : model(std::move(module)),
+          forward(std::move(call)),
+          options(chosen),
+          kernels(kernels::find_kernels(chosen.kernels())) {
+      TORCH_CHECK_VALUE(options.max_plans() > 0, "optimize: max_plans must be at least 1, got ",
+                        options.max_plans());
+      TORCH_CHECK_VALUE(example.defined() && (example.dim() == 4 || example.dim() == 2),
+                        "optimize: the example input must be [N, C, H, W] or [N, C], got ",
+                        example.defined() ? c10::str(example.sizes()) : "an undefined tensor");
+      sizes = example.sizes().vec();
+      for_each_module(*model, [&](const torch::nn::Module& part, const std::string& path) {
+        parts.emplace_back(&part, path);
+      });
+      check_model();
+    }
+
+    void check_input(const torch::Tensor& input) const {
+      TORCH_CHECK_VALUE(input.defined(), "OptimizedModel: the input is undefined");
+      TORCH_CHECK_VALUE(input.scalar_type() == torch::kFloat && input.device().is_cpu(),
+                        "OptimizedModel: the input must be a float tensor on the CPU, got ",
+                        c10::toString(input.scalar_type()), " on ", input.device().str());
+      TORCH_CHECK_VALUE(
+          input.dim() == static_cast<int64_t>(sizes.size()) && input.size(1) == sizes[1],
+          "OptimizedModel: the input must be [N, ", sizes[1], sizes.size() == 4 ? ", H, W]" : "]",
+          ", got ", input.sizes());
+    }
+
+    void check_model() const {
+      for (const auto& [part, path] : parts) {
+        TORCH_CHECK(!part->is_training(),
+                    "OptimizedModel: ", path.empty() ? "the model" : "'" + path + "'",
+                    " is in training mode; call eval() first");
+      }
+      const std::lock_guard lock(mutex);
+      for (const auto& packed : constants) {
+        TORCH_CHECK(
+            packed.data == data_of(packed.tensor) && packed.version == version_of(packed.tensor),
+            "OptimizedModel: ", name_of(packed.tensor),
+            " has changed since optimize(); call optimize() again");
+      }
+    }
+
+    std::shared_ptr<const Entry> plan_for(const torch::Tensor& input) {
+      const auto key = input.sizes().vec();
+      {
+        const std::lock_guard lock(mutex);
+        const auto found = plans.find(key);
+        if (found != plans.end()) {
+          found->second.second = ++uses;
+          return found->second.first;
+        }
+      }
+      // One shape is planned at a time; the other threads go on with theirs.
+      const std::lock_guard planning(planning_mutex);
+      {
+        const std::lock_guard lock(mutex);
+        const auto found = plans.find(key);
+        if (found != plans.end()) {
+          return found->second.first;
+        }
+      }
+      std::shared_ptr<const Entry> made = make(input);
+      const std::lock_guard lock(mutex);
+      if (plans.empty()) {
+        first = made->report;
+      }
+      if (static_cast<int64_t>(plans.size()) >= options.max_plans()) {
+        auto oldest = plans.begin();
+        for (auto it = plans.begin(); it != plans.end(); ++it) {
+          oldest = it->second.second < oldest->second.second ? it : oldest;
+        }
+        plans.erase(oldest);
+      }
+      plans[key] = {made, ++uses};
+      return made;
+    }
+
+    std::shared_ptr<torch::nn::Module> model;
+    Forward forward;
+    OptimizeOptions options;
+    const kernels::KernelTable& kernels;
+    std::vector<int64_t> sizes;
+    InferenceReport first;
+
+   private:
+    friend OptimizedModel;
+
+    std::shared_ptr<const Entry> make(const torch::Tensor& input) {
+      auto entry = std::make_shared<Entry>();
+      const torch::NoGradGuard no_grad;
+      try {
+        auto captured = infer::capture(forward, input);
+        {
+          const std::lock_guard lock(mutex);
+          for (const auto& tensor : captured.graph.constants) {
+            if (known.insert(tensor.unsafeGetTensorImpl()).second) {
+              constants.push_back({tensor, data_of(tensor), version_of(tensor)});
+            }
+          }
+        }
+        entry->plan = infer::make_plan(std::move(captured.graph), kernels, packs);
+        entry->report = infer::report_on(*entry->plan, kernels.name);
+        if (options.verify()) {
+          verify(*entry, input, captured.output);
+        }
+      } catch (const infer::NotCapturable& error) {
+        entry->plan = nullptr;
+        entry->report.eager = error.what();
+      }
+      entry->report.input = input.sizes().vec();
+      entry->report.kernels = kernels.name;
+      return entry;
+    }
+
+    static void verify(Entry& entry, const torch::Tensor& input, const torch::Tensor& expected) {
+      const auto got = entry.plan->run(input.contiguous());
+      const double scale = expected.abs().mean().item<double>();
+      const double error = got.sizes() == expected.sizes()
+                               ? (got - expected).abs().max().item<double>()
+                               : std::numeric_limits<double>::infinity();
+      // An input with NaNs proves nothing.
+      if (std::isfinite(scale) && !(error <= 1e-3 * scale + 1e-6)) {
+        throw infer::NotCapturable("the plan's result differed from LibTorch's by " +
+                                   std::to_string(error) + " at a mean magnitude of " +
+                                   std::to_string(scale));
+      }
+    }
+
+    static const void* data_of(const torch::Tensor& tensor) {
+      return tensor.has_storage() ? tensor.const_data_ptr() : nullptr;
+    }
+
+    static int64_t version_of(const torch::Tensor& tensor) {
+      return tensor.is_inference() ? 0 : static_cast<int64_t>(tensor._version());
+    }
+
+    std::string name_of(const torch::Tensor& tensor) const {
+      const auto find = [&](const auto& items) -> std::string {
+        for (const auto& item : items) {
+          if (item.value().defined() && item.value().is_same(tensor)) {
+            return "'" + item.key() + "'";
+          }
+        }
+        return {};
+      };
+      auto name = find(model->named_parameters());
+      name = name.empty() ? find(model->named_buffers()) : name;
+      return name.empty() ? "a tensor of the model" : name;
+    }
+
+    std::vector<std::pair<const torch::nn::Module*, std::string>> parts;
+    infer::PackCache packs;
+    mutable std::mutex mutex;
+    std::mutex planning_mutex;
+    std::unordered_set<const c10::TensorImpl*> known;
+    std::vector<Packed> constants;
+    std::map<std::vector<int64_t>, std::pair<std::shared_ptr<const Entry>, uint64_t>> plans;
+    uint64_t uses = 0;
+  };
+
+  std::shared_ptr<State> state_;
+};
+
+/// Makes `model` fast for inference: batch normalizations, activations and sums are folded into
+/// convolutions, and a pointwise convolution runs together with the depthwise one behind it.
+/// The model itself stays as it is, and must stay so: see `OptimizedModel::forward`.
+///
+/// `example` is a float tensor `[N, C, H, W]` or `[N, C]` on the CPU. The model must be in
+/// evaluation mode. Outputs equal the model's to rounding (1e-4 of their mean magnitude).
+///
+/// Example:
+/// ```
+/// model->eval();
+/// const auto fast = bsconv::optimize(model, torch::zeros({1, 3, 32, 32}));
+/// const auto logits = fast(images);
+/// ```
+template <class Contained>
+OptimizedModel optimize(const torch::nn::ModuleHolder<Contained>& model,
+                        const torch::Tensor& example, const OptimizeOptions& options = {}) {
+  const std::shared_ptr<Contained> pointer = model.ptr();
+  return OptimizedModel(
+      pointer, [pointer](const torch::Tensor& input) { return pointer->forward(input); }, example,
+      options);
+}
+
+/// The same for a module of any type that maps one tensor to one.
+inline OptimizedModel optimize(torch::nn::AnyModule model, const torch::Tensor& example,
+                               const OptimizeOptions& options = {}) {
+  const auto pointer = model.ptr();
+  const auto shared = std::make_shared<torch::nn::AnyModule>(std::move(model));
+  return OptimizedModel(
+      pointer, [shared](const torch::Tensor& input) { return shared->forward(input); }, example,
+      options);
+}
+
+}  // namespace bsconv

@@ -1,0 +1,463 @@
+// SPDX-License-Identifier: BSD-3-Clause-Clear
+//
+// The kernels for one kind of processor. kernels/table.hpp includes this file once a kind, with
+//   BSCONV_SIMD_NAMESPACE  the namespace of the kind
+//   BSCONV_SIMD_TARGET     the attribute that allows its instructions
+//   BSCONV_SIMD_BYTES      the size of a vector
+//   BSCONV_SIMD_REGISTERS  the number of vector registers
+// Every function here carries the attribute, so the rest of a program needs no compiler flags.
+
+#define BSCONV_SIMD_INLINE inline __attribute__((always_inline)) BSCONV_SIMD_TARGET
+
+namespace bsconv::kernels::BSCONV_SIMD_NAMESPACE {
+
+constexpr int width = BSCONV_SIMD_BYTES / 4;
+constexpr int registers = BSCONV_SIMD_REGISTERS;
+
+using Vector = float __attribute__((vector_size(BSCONV_SIMD_BYTES)));
+using Unaligned = float __attribute__((vector_size(BSCONV_SIMD_BYTES), aligned(4), may_alias));
+
+BSCONV_SIMD_INLINE Vector load(const float* from) {
+  return *reinterpret_cast<const Unaligned*>(from);
+}
+
+BSCONV_SIMD_INLINE void store(float* to, Vector value) {
+  *reinterpret_cast<Unaligned*>(to) = value;
+}
+
+// Subtracting zero, unlike adding it, changes no value at all and costs no instruction.
+BSCONV_SIMD_INLINE Vector broadcast(float value) { return value - Vector{}; }
+
+// Keeps a value that is used several times in a register: g++ would load it anew for every use.
+BSCONV_SIMD_INLINE Vector in_register(Vector value) {
+#if defined(__x86_64__)
+  __asm__("" : "+v"(value));
+#endif
+  return value;
+}
+
+// `a * b + c`, rounded once where the processor can.
+BSCONV_SIMD_INLINE Vector multiply_add(Vector a, Vector b, Vector c) {
+#if BSCONV_SIMD_BYTES == 64
+  return _mm512_fmadd_ps(a, b, c);
+#elif BSCONV_SIMD_BYTES == 32
+  return _mm256_fmadd_ps(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+
+// A NaN in `value` stays one.
+BSCONV_SIMD_INLINE Vector at_least(Vector value, Vector bound) {
+#if BSCONV_SIMD_BYTES == 64
+  // Unlike _mm512_max_ps this form has no undefined operand, of which g++ 12 warns.
+  return _mm512_mask_max_ps(bound, 0xFFFF, bound, value);
+#elif BSCONV_SIMD_BYTES == 32
+  return _mm256_max_ps(bound, value);
+#else
+  return value < bound ? bound : value;
+#endif
+}
+
+BSCONV_SIMD_INLINE Vector at_most(Vector value, Vector bound) {
+#if BSCONV_SIMD_BYTES == 64
+  return _mm512_mask_min_ps(bound, 0xFFFF, bound, value);
+#elif BSCONV_SIMD_BYTES == 32
+  return _mm256_min_ps(bound, value);
+#else
+  return value > bound ? bound : value;
+#endif
+}
+
+BSCONV_SIMD_INLINE Vector relu6_of(Vector value) {
+  return at_most(at_least(value, Vector{}), broadcast(6.0F));
+}
+
+template <int Count>
+BSCONV_SIMD_INLINE void activate(Vector (&values)[Count], Activation activation) {
+  constexpr float sixth = 1.0F / 6.0F;
+  switch (activation) {
+    case Activation::identity:
+      break;
+    case Activation::relu:
+#pragma GCC unroll 64
+      for (int i = 0; i < Count; ++i) {
+        values[i] = at_least(values[i], Vector{});
+      }
+      break;
+    case Activation::relu6:
+#pragma GCC unroll 64
+      for (int i = 0; i < Count; ++i) {
+        values[i] = relu6_of(values[i]);
+      }
+      break;
+    case Activation::hardswish:
+#pragma GCC unroll 64
+      for (int i = 0; i < Count; ++i) {
+        values[i] *= relu6_of(values[i] + broadcast(3.0F)) * broadcast(sixth);
+      }
+      break;
+    case Activation::hardsigmoid:
+#pragma GCC unroll 64
+      for (int i = 0; i < Count; ++i) {
+        values[i] = relu6_of(values[i] + broadcast(3.0F)) * broadcast(sixth);
+      }
+      break;
+  }
+}
+
+// Applies the epilogue to `Pixels` adjacent pixels of `Vectors` vectors and stores them.
+template <int Pixels, int Vectors>
+BSCONV_SIMD_INLINE void finish(Vector (&values)[Pixels * Vectors], const Epilogue& epilogue,
+                               const float* residual, float* output, int64_t output_pixel,
+                               int64_t output_vector) {
+  activate(values, epilogue.before);
+  if (residual != nullptr) {
+#pragma GCC unroll 64
+    for (int p = 0; p < Pixels; ++p) {
+#pragma GCC unroll 8
+      for (int v = 0; v < Vectors; ++v) {
+        values[p * Vectors + v] += load(residual + p * epilogue.residual.pixel + v * width);
+      }
+    }
+  }
+  activate(values, epilogue.after);
+#pragma GCC unroll 64
+  for (int p = 0; p < Pixels; ++p) {
+#pragma GCC unroll 8
+    for (int v = 0; v < Vectors; ++v) {
+      store(output + p * output_pixel + v * output_vector, values[p * Vectors + v]);
+    }
+  }
+}
+
+// `Pixel` is the distance between windows if it is known, otherwise 0.
+template <int Pixels, int Vectors, int Pixel>
+BSCONV_SIMD_TARGET __attribute__((noinline)) inline void convolve_tile(const Convolution& c,
+                                                                       const float* input,
+                                                                       const float* residual,
+                                                                       float* output) {
+  Vector sums[Pixels * Vectors];
+  const float* start = c.first ? c.bias : output;
+  const int64_t start_pixel = c.first ? 0 : c.output.pixel;
+  const int64_t start_vector = c.first ? width : c.output_vector;
+#pragma GCC unroll 64
+  for (int p = 0; p < Pixels; ++p) {
+#pragma GCC unroll 8
+    for (int v = 0; v < Vectors; ++v) {
+      sums[p * Vectors + v] = load(start + p * start_pixel + v * start_vector);
+    }
+  }
+  const float* weights = c.weights;
+  const int64_t pixel = Pixel != 0 ? Pixel : c.input.pixel;
+  const int64_t depth = c.depth;
+  for (int64_t s = 0; s < c.segment_count; ++s) {
+    const float* x = input + c.segments[s];
+#pragma GCC unroll 2
+    for (int64_t k = 0; k < depth; ++k) {
+      Vector w[Vectors];
+#pragma GCC unroll 8
+      for (int v = 0; v < Vectors; ++v) {
+        w[v] = load(weights + v * width);
+      }
+      weights += Vectors * width;
+#pragma GCC unroll 64
+      for (int p = 0; p < Pixels; ++p) {
+        Vector value = broadcast(x[p * pixel + k]);
+        if constexpr (Vectors > 1) {
+          value = in_register(value);
+        }
+#pragma GCC unroll 8
+        for (int v = 0; v < Vectors; ++v) {
+          sums[p * Vectors + v] = multiply_add(value, w[v], sums[p * Vectors + v]);
+        }
+      }
+    }
+  }
+  if (c.last) {
+    finish<Pixels, Vectors>(sums, c.epilogue, residual, output, c.output.pixel, c.output_vector);
+  } else {
+    finish<Pixels, Vectors>(sums, Epilogue{}, nullptr, output, c.output.pixel, c.output_vector);
+  }
+}
+
+// The most pixels of a tile whose sums, weights and one value fit the registers. Where distances
+// are known only when the program runs, more pixels would need more registers for addresses than
+// there are.
+template <int Vectors, int Pixel>
+constexpr int largest_tile = std::min((registers - 1 - Vectors) / Vectors,
+                                      Vectors > 1 ? 14 : (Pixel != 0 ? 16 : 11));
+
+template <int Vectors, int Pixel, int Pixels>
+BSCONV_SIMD_INLINE void convolve_one(const Convolution& c, int64_t pixels, const float* input,
+                                     const float* residual, float* output) {
+  if constexpr (Pixels > 0) {
+    if (pixels == Pixels) {
+      convolve_tile<Pixels, Vectors, Pixel>(c, input, residual, output);
+    } else {
+      convolve_one<Vectors, Pixel, Pixels - 1>(c, pixels, input, residual, output);
+    }
+  }
+}
+
+template <int Vectors, int Pixel>
+BSCONV_SIMD_TARGET inline void convolve_panel(const Convolution& c) {
+  constexpr int64_t largest = largest_tile<Vectors, Pixel>;
+  const int64_t tiles = (c.pixels + largest - 1) / largest;
+  const auto& residual = c.epilogue.residual;
+  for (int64_t row = 0; row < c.rows; ++row) {
+    const float* input = c.input.data + row * c.input.row;
+    const float* added = residual.data == nullptr ? nullptr : residual.data + row * residual.row;
+    float* output = c.output.data + row * c.output.row;
+    int64_t left = c.pixels;
+    for (int64_t tile = tiles; tile > 0; --tile) {
+      const int64_t pixels = (left + tile - 1) / tile;
+      convolve_one<Vectors, Pixel, largest>(c, pixels, input, added, output);
+      left -= pixels;
+      input += pixels * c.input.pixel;
+      added = added == nullptr ? nullptr : added + pixels * residual.pixel;
+      output += pixels * c.output.pixel;
+    }
+  }
+}
+
+BSCONV_SIMD_TARGET inline void convolve(const Convolution& c) {
+  switch (c.vectors) {
+    case 1:
+      return c.input.pixel == 16 ? convolve_panel<1, 16>(c) : convolve_panel<1, 0>(c);
+    case 2:
+      return convolve_panel<2, 0>(c);
+    case 3:
+      return convolve_panel<3, 0>(c);
+    default:
+      return convolve_panel<4, 0>(c);
+  }
+}
+
+// One row of `Pixels` results of one vector of channels, kernel and stride known.
+template <int Kernel, int Stride, int Pixels>
+BSCONV_SIMD_INLINE void depthwise_tile(const Depthwise& d, const Vector (&weights)[Kernel * Kernel],
+                                       Vector bias, const float* input, const float* residual,
+                                       float* output) {
+  constexpr int columns = (Pixels - 1) * Stride + Kernel;
+  Vector sums[Pixels];
+#pragma GCC unroll 16
+  for (int p = 0; p < Pixels; ++p) {
+    sums[p] = bias;
+  }
+#pragma GCC unroll 8
+  for (int y = 0; y < Kernel; ++y) {
+    const float* row = input + y * d.input_row;
+#pragma GCC unroll 64
+    for (int column = 0; column < columns; ++column) {
+      const Vector value = in_register(load(row + column * width));
+#pragma GCC unroll 16
+      for (int p = 0; p < Pixels; ++p) {
+        if (column >= p * Stride && column < p * Stride + Kernel) {
+          sums[p] = multiply_add(value, weights[y * Kernel + column - p * Stride], sums[p]);
+        }
+      }
+    }
+  }
+  finish<Pixels, 1>(sums, d.epilogue, residual, output, d.output.pixel, width);
+}
+
+template <int Kernel, int Stride>
+BSCONV_SIMD_TARGET inline void depthwise_square(const Depthwise& d) {
+  constexpr int largest = registers >= Kernel * Kernel + 10 ? 8 : 4;
+  const auto& residual = d.epilogue.residual;
+  for (int64_t v = 0; v < d.vectors; ++v) {
+    Vector weights[Kernel * Kernel];
+#pragma GCC unroll 32
+    for (int tap = 0; tap < Kernel * Kernel; ++tap) {
+      weights[tap] = load(d.weights + (v * Kernel * Kernel + tap) * width);
+    }
+    const Vector bias = load(d.bias + v * width);
+    for (int64_t row = 0; row < d.rows; ++row) {
+      const float* input = d.input + v * d.input_vector + row * Stride * d.input_row;
+      const float* added =
+          residual.data == nullptr ? nullptr : residual.data + row * residual.row + v * width;
+      float* output = d.output.data + row * d.output.row + v * width;
+      int64_t left = d.pixels;
+      const auto advance = [&](int64_t pixels) {
+        left -= pixels;
+        input += pixels * Stride * width;
+        added = added == nullptr ? nullptr : added + pixels * residual.pixel;
+        output += pixels * d.output.pixel;
+      };
+      if constexpr (largest == 8) {
+        while (left == 7 || left == 14) {
+          depthwise_tile<Kernel, Stride, 7>(d, weights, bias, input, added, output);
+          advance(7);
+        }
+        for (; left >= 8; advance(8)) {
+          depthwise_tile<Kernel, Stride, 8>(d, weights, bias, input, added, output);
+        }
+      }
+      for (; left >= 4; advance(4)) {
+        depthwise_tile<Kernel, Stride, 4>(d, weights, bias, input, added, output);
+      }
+      for (; left > 0; advance(1)) {
+        depthwise_tile<Kernel, Stride, 1>(d, weights, bias, input, added, output);
+      }
+    }
+  }
+}
+
+// Any kernel, stride and dilation.
+template <int Pixels>
+BSCONV_SIMD_INLINE void depthwise_any_tile(const Depthwise& d, const float* weights,
+                                           const float* bias, const float* input,
+                                           const float* residual, float* output) {
+  Vector sums[Pixels];
+#pragma GCC unroll 16
+  for (int p = 0; p < Pixels; ++p) {
+    sums[p] = load(bias);
+  }
+  const int64_t step = d.stride[1] * width;
+  for (int64_t y = 0; y < d.kernel[0]; ++y) {
+    for (int64_t x = 0; x < d.kernel[1]; ++x) {
+      const float* at = input + y * d.dilation[0] * d.input_row + x * d.dilation[1] * width;
+      const Vector weight = load(weights + (y * d.kernel[1] + x) * width);
+#pragma GCC unroll 16
+      for (int p = 0; p < Pixels; ++p) {
+        sums[p] = multiply_add(load(at + p * step), weight, sums[p]);
+      }
+    }
+  }
+  finish<Pixels, 1>(sums, d.epilogue, residual, output, d.output.pixel, width);
+}
+
+BSCONV_SIMD_TARGET inline void depthwise_any(const Depthwise& d) {
+  const auto& residual = d.epilogue.residual;
+  for (int64_t v = 0; v < d.vectors; ++v) {
+    const float* weights = d.weights + v * d.kernel[0] * d.kernel[1] * width;
+    const float* bias = d.bias + v * width;
+    for (int64_t row = 0; row < d.rows; ++row) {
+      for (int64_t p = 0; p < d.pixels;) {
+        const float* input = d.input + v * d.input_vector + row * d.stride[0] * d.input_row +
+                             p * d.stride[1] * width;
+        const float* added = residual.data == nullptr ? nullptr
+                                                      : residual.data + row * residual.row +
+                                                            p * residual.pixel + v * width;
+        float* output = d.output.data + row * d.output.row + p * d.output.pixel + v * width;
+        if (d.pixels - p >= 8) {
+          depthwise_any_tile<8>(d, weights, bias, input, added, output);
+          p += 8;
+        } else {
+          depthwise_any_tile<1>(d, weights, bias, input, added, output);
+          p += 1;
+        }
+      }
+    }
+  }
+}
+
+BSCONV_SIMD_TARGET inline void depthwise(const Depthwise& d) {
+  const bool square = d.kernel[0] == d.kernel[1] && d.stride[0] == d.stride[1] &&
+                      d.dilation[0] == 1 && d.dilation[1] == 1;
+  if (square && d.stride[0] == 1 && d.kernel[0] == 3) {
+    return depthwise_square<3, 1>(d);
+  }
+  if (square && d.stride[0] == 2 && d.kernel[0] == 3) {
+    return depthwise_square<3, 2>(d);
+  }
+  // Five by five weights need a register each.
+  if constexpr (registers >= 32) {
+    if (square && d.stride[0] == 1 && d.kernel[0] == 5) {
+      return depthwise_square<5, 1>(d);
+    }
+    if (square && d.stride[0] == 2 && d.kernel[0] == 5) {
+      return depthwise_square<5, 2>(d);
+    }
+  }
+  depthwise_any(d);
+}
+
+template <int Count>
+BSCONV_SIMD_INLINE void pointwise_vectors(const Pointwise& e, const float* input,
+                                          const float* residual, float* output, int64_t v) {
+  Vector values[Count];
+#pragma GCC unroll 8
+  for (int i = 0; i < Count; ++i) {
+    values[i] = load(input + i * width);
+    if (e.scale != nullptr) {
+      values[i] *= load(e.scale + (v + i) * width);
+    }
+    if (e.shift != nullptr) {
+      values[i] += load(e.shift + (v + i) * width);
+    }
+  }
+  finish<1, Count>(values, e.epilogue, residual, output, 0, width);
+}
+
+BSCONV_SIMD_TARGET inline void pointwise(const Pointwise& e) {
+  const auto& residual = e.epilogue.residual;
+  for (int64_t row = 0; row < e.rows; ++row) {
+    for (int64_t p = 0; p < e.pixels; ++p) {
+      const float* input = e.input.data + row * e.input.row + p * e.input.pixel;
+      const float* added = residual.data == nullptr
+                               ? nullptr
+                               : residual.data + row * residual.row + p * residual.pixel;
+      float* output = e.output.data + row * e.output.row + p * e.output.pixel;
+      int64_t v = 0;
+      for (; v + 4 <= e.vectors; v += 4) {
+        pointwise_vectors<4>(e, input + v * width, added == nullptr ? added : added + v * width,
+                             output + v * width, v);
+      }
+      for (; v < e.vectors; ++v) {
+        pointwise_vectors<1>(e, input + v * width, added == nullptr ? added : added + v * width,
+                             output + v * width, v);
+      }
+    }
+  }
+}
+
+BSCONV_SIMD_TARGET inline void pool(const Pool& p) {
+  const auto ceil_to = [](int64_t below, int64_t step) {
+    return below <= 0 ? int64_t{0} : (below + step - 1) / step;
+  };
+  for (int64_t row = p.first_row; row < p.first_row + p.rows; ++row) {
+    const int64_t top = row * p.stride[0] - p.padding[0];
+    const int64_t y_begin = ceil_to(-top, p.dilation[0]);
+    const int64_t y_end = std::min(p.kernel[0], ceil_to(p.height - top, p.dilation[0]));
+    for (int64_t pixel = 0; pixel < p.pixels; ++pixel) {
+      const int64_t left = pixel * p.stride[1] - p.padding[1];
+      const int64_t x_begin = ceil_to(-left, p.dilation[1]);
+      const int64_t x_end = std::min(p.kernel[1], ceil_to(p.width - left, p.dilation[1]));
+      // Padding counts only as far as the padded image reaches.
+      const int64_t counted =
+          p.divisor != 0    ? p.divisor
+          : p.count_padding ? (std::min(top + p.kernel[0], p.height + p.padding[0]) - top) *
+                                  (std::min(left + p.kernel[1], p.width + p.padding[1]) - left)
+                            : (y_end - y_begin) * (x_end - x_begin);
+      const Vector factor = broadcast(1.0F / static_cast<float>(counted));
+      for (int64_t v = 0; v < p.vectors; ++v) {
+        Vector value = p.greatest ? broadcast(-__builtin_inff()) : Vector{};
+        for (int64_t y = y_begin; y < y_end; ++y) {
+          const float* at = p.input.data + (top + y * p.dilation[0]) * p.input.row + v * width;
+          for (int64_t x = x_begin; x < x_end; ++x) {
+            const Vector next = load(at + (left + x * p.dilation[1]) * p.input.pixel);
+            if (p.greatest) {
+              // Keeps a NaN of either.
+              value = at_least(next, value);
+            } else {
+              value += next;
+            }
+          }
+        }
+        if (!p.greatest) {
+          value *= factor;
+        }
+        store(p.output.data + row * p.output.row + pixel * p.output.pixel + v * width, value);
+      }
+    }
+  }
+}
+
+inline constexpr KernelTable table = {BSCONV_SIMD_NAME, width,      registers, &convolve,
+                                      &depthwise,       &pointwise, &pool};
+
+}  // namespace bsconv::kernels::BSCONV_SIMD_NAMESPACE
+
+#undef BSCONV_SIMD_INLINE
