@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 #pragma once
 
-#include <ATen/Parallel.h>
 #include <torch/types.h>
 #include <bsconv/infer/graph.hpp>
 #include <bsconv/infer/memory.hpp>
 #include <bsconv/infer/step.hpp>
+#include <bsconv/util/parallel.hpp>
 
 #include <algorithm>
 #include <chrono>
@@ -56,7 +56,7 @@ class Plan {
         run_image(*lease, 0, input, image, output, threads);
       }
     } else {
-      at::parallel_for(0, images, 1, [&](int64_t begin, int64_t end) {
+      bsconv::detail::parallel_for(images, [&](int64_t begin, int64_t end) {
         const Lease lease(*this, 1, 1);
         for (int64_t image = begin; image < end; ++image) {
           run_image(*lease, 0, input, image, output, 1);
@@ -166,7 +166,7 @@ class Plan {
       step.run(frame, Share{});
       return;
     }
-    at::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
+    bsconv::detail::parallel_for(threads, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         Frame own = frame;
         own.scratch += scratch_floats * static_cast<std::size_t>(i);
@@ -214,7 +214,7 @@ class Plan {
       if (entry.step == nullptr) {
         run_operator(graph.nodes[entry.node], *lease, tensors, images);
       } else {
-        at::parallel_for(0, images, 1, [&](int64_t begin, int64_t end) {
+        bsconv::detail::parallel_for(images, [&](int64_t begin, int64_t end) {
           for (int64_t image = begin; image < end; ++image) {
             Frame frame = frame_of(*lease, image, input, image);
             frame.scratch += scratch_floats * static_cast<std::size_t>(at::get_thread_num());

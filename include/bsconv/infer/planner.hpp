@@ -365,7 +365,7 @@ class Planner {
     used.push_back(from);
     const Buffer& input = *buffers_[roots_[from]];
     // Rows between the two layers, beside the rows that are read and written.
-    constexpr int64_t row_bytes = 24 * 1024;
+    constexpr int64_t row_bytes = 28 * 1024;
     const auto blocking =
         DepthwiseStep::choose(node, input, output, kernels_.width, most_vectors(), row_bytes);
     auto weights = packs_.depthwise({node.origin, node.weight.sizes().vec(), 0, 0}, [&] {

@@ -105,7 +105,7 @@ class ConvolutionStep : public Step {
     const int64_t channels = input_.channels;
     const int64_t planes = input_.planar ? channels : 1;
     // What lies together in a window is one segment.
-    const bool whole_rows = dilation[1] == 1 && (input_.planar || input_.pixel == channels);
+    const bool whole_rows = dilation[1] == 1 && !input_.planar && input_.pixel == channels;
     const int64_t columns = whole_rows ? 1 : kernel[1];
     depth_ = (input_.planar ? 1 : channels) * (whole_rows ? kernel[1] : 1);
     for (int64_t c = 0; c < planes; ++c) {
@@ -221,7 +221,7 @@ class DepthwiseStep : public Step {
       const int64_t fitting = bytes / row_bytes - span(node);
       best.vectors = v;
       best.rows = std::clamp<int64_t>(fitting / node.stride[0] + 1, 1, output.height);
-      if (best.rows >= std::min<int64_t>(output.height, 4)) {
+      if (best.rows * node.stride[0] >= std::min<int64_t>(output.height, 4)) {
         break;
       }
     }
@@ -277,7 +277,7 @@ class DepthwiseStep : public Step {
   int64_t multiply_adds() const override { return multiply_adds_; }
 
   std::size_t scratch() const override {
-    return static_cast<std::size_t>(capacity() * row() * blocking_.vectors);
+    return static_cast<std::size_t>(plane() * blocking_.vectors);
   }
 
   std::string describe() const override {
@@ -294,10 +294,12 @@ class DepthwiseStep : public Step {
   // Rows that a window covers.
   static int64_t span(const Node& node) { return (node.kernel[0] - 1) * node.dilation[0] + 1; }
 
-  // Pixels of a row with its zeros.
+  // Pixels from a row to the next: those of the input and the zeros between two rows, which serve
+  // as the right end of one and the left end of the other.
   static int64_t columns(const Node& node, const Buffer& input, const Buffer& output) {
-    return std::max(node.padding[1] + input.width, (output.width - 1) * node.stride[1] +
-                                                       (node.kernel[1] - 1) * node.dilation[1] + 1);
+    const int64_t reach = (output.width - 1) * node.stride[1] +
+                          (node.kernel[1] - 1) * node.dilation[1] + 1 - node.padding[1];
+    return input.width + std::max({int64_t{0}, node.padding[1], reach - input.width});
   }
 
   // Floats of a row between the two layers, for one vector of channels.
@@ -305,12 +307,15 @@ class DepthwiseStep : public Step {
   // Rows between the two layers.
   int64_t capacity() const { return (blocking_.rows - 1) * node_.stride[0] + span(node_); }
 
+  // Floats of all rows of one vector, with the zeros before the first.
+  int64_t plane() const { return capacity() * row() + node_.padding[1] * kernels_.width; }
+
   void run_panel(const Frame& frame, const PackedConvolution::Panel& panel, int64_t begin,
                  int64_t end) const {
     const int64_t stride = node_.stride[0];
     float* rows = frame.scratch;
-    const int64_t plane = capacity() * row();
-    clear_columns(rows, capacity() * panel.vectors);
+    const int64_t plane = this->plane();
+    clear_columns(rows, panel.vectors);
 
     kernels::Depthwise d;
     d.input = rows;
@@ -352,21 +357,24 @@ class DepthwiseStep : public Step {
     }
   }
 
-  // The zeros to the left and right of `count` rows.
-  void clear_columns(float* rows, int64_t count) const {
-    const int64_t left = node_.padding[1];
-    const int64_t right = columns_ - left - input_.width;
-    for (int64_t y = 0; y < count; ++y) {
-      std::fill_n(rows + y * row(), left * kernels_.width, 0.0F);
-      std::fill_n(rows + y * row() + (left + input_.width) * kernels_.width, right * kernels_.width,
-                  0.0F);
+  // The zeros before, between and behind the rows of `vectors` images.
+  void clear_columns(float* rows, int64_t vectors) const {
+    const int64_t left = node_.padding[1] * kernels_.width;
+    const int64_t inside = input_.width * kernels_.width;
+    for (int64_t v = 0; v < vectors; ++v) {
+      float* at = rows + v * plane();
+      std::fill_n(at, left, 0.0F);
+      at += left + inside;
+      for (int64_t y = 0; y < capacity(); ++y, at += row()) {
+        std::fill_n(at, row() - inside, 0.0F);
+      }
     }
   }
 
   // Fills `count` rows with those of the input from `first` on; rows outside of it are zeros.
   void make_rows(const Frame& frame, const PackedConvolution::Panel& panel, int64_t first,
                  int64_t count, float* to) const {
-    const int64_t plane = capacity() * row();
+    const int64_t plane = this->plane();
     const int64_t begin = std::clamp<int64_t>(first, 0, input_.height);
     const int64_t end = std::clamp<int64_t>(first + count, begin, input_.height);
     float* inside = to + node_.padding[1] * kernels_.width;
@@ -408,7 +416,7 @@ class DepthwiseStep : public Step {
     copy.pixels = input_.width;
     for (int64_t v = 0; v < panel.vectors; ++v) {
       copy.input.data = image.data + (panel.first + v) * kernels_.width;
-      copy.output = {to + v * capacity() * row(), row(), kernels_.width};
+      copy.output = {to + v * plane(), row(), kernels_.width};
       kernels_.pointwise(copy);
     }
   }

@@ -131,8 +131,9 @@ BSCONV_SIMD_INLINE void finish(Vector (&values)[Pixels * Vectors], const Epilogu
   }
 }
 
-// `Pixel` is the distance between windows if it is known, otherwise 0.
-template <int Pixels, int Vectors, int Pixel>
+// `Pixel` is the distance between windows if it is known, otherwise 0; `Single` says that segments
+// have one float.
+template <int Pixels, int Vectors, int Pixel, bool Single>
 BSCONV_SIMD_TARGET __attribute__((noinline)) inline void convolve_tile(const Convolution& c,
                                                                        const float* input,
                                                                        const float* residual,
@@ -150,7 +151,7 @@ BSCONV_SIMD_TARGET __attribute__((noinline)) inline void convolve_tile(const Con
   }
   const float* weights = c.weights;
   const int64_t pixel = Pixel != 0 ? Pixel : c.input.pixel;
-  const int64_t depth = c.depth;
+  const int64_t depth = Single ? 1 : c.depth;
   for (int64_t s = 0; s < c.segment_count; ++s) {
     const float* x = input + c.segments[s];
 #pragma GCC unroll 2
@@ -188,21 +189,19 @@ template <int Vectors, int Pixel>
 constexpr int largest_tile = std::min((registers - 1 - Vectors) / Vectors,
                                       Vectors > 1 ? 14 : (Pixel != 0 ? 16 : 11));
 
-template <int Vectors, int Pixel, int Pixels>
-BSCONV_SIMD_INLINE void convolve_one(const Convolution& c, int64_t pixels, const float* input,
-                                     const float* residual, float* output) {
-  if constexpr (Pixels > 0) {
-    if (pixels == Pixels) {
-      convolve_tile<Pixels, Vectors, Pixel>(c, input, residual, output);
-    } else {
-      convolve_one<Vectors, Pixel, Pixels - 1>(c, pixels, input, residual, output);
-    }
-  }
+using ConvolveTile = void (*)(const Convolution&, const float*, const float*, float*);
+
+template <int Vectors, int Pixel, bool Single, std::size_t... Pixels>
+constexpr std::array<ConvolveTile, sizeof...(Pixels)> convolve_tiles(
+    std::index_sequence<Pixels...>) {
+  return {&convolve_tile<static_cast<int>(Pixels) + 1, Vectors, Pixel, Single>...};
 }
 
-template <int Vectors, int Pixel>
+template <int Vectors, int Pixel, bool Single>
 BSCONV_SIMD_TARGET inline void convolve_panel(const Convolution& c) {
   constexpr int64_t largest = largest_tile<Vectors, Pixel>;
+  static constexpr auto by_pixels =
+      convolve_tiles<Vectors, Pixel, Single>(std::make_index_sequence<largest>());
   const int64_t tiles = (c.pixels + largest - 1) / largest;
   const auto& residual = c.epilogue.residual;
   for (int64_t row = 0; row < c.rows; ++row) {
@@ -212,7 +211,7 @@ BSCONV_SIMD_TARGET inline void convolve_panel(const Convolution& c) {
     int64_t left = c.pixels;
     for (int64_t tile = tiles; tile > 0; --tile) {
       const int64_t pixels = (left + tile - 1) / tile;
-      convolve_one<Vectors, Pixel, largest>(c, pixels, input, added, output);
+      by_pixels[static_cast<std::size_t>(pixels - 1)](c, input, added, output);
       left -= pixels;
       input += pixels * c.input.pixel;
       added = added == nullptr ? nullptr : added + pixels * residual.pixel;
@@ -221,16 +220,122 @@ BSCONV_SIMD_TARGET inline void convolve_panel(const Convolution& c) {
   }
 }
 
+// For few weights, which stay in registers for all pixels. `Single` says that each of the `Depth`
+// floats of a window is a segment of its own.
+template <int Depth, int Vectors, bool Single, int Pixels>
+BSCONV_SIMD_INLINE void resident_tile(const Convolution& c,
+                                      const Vector (&weights)[Depth * Vectors],
+                                      const int64_t (&offsets)[Depth], const float* input,
+                                      const float* residual, float* output) {
+  Vector sums[Pixels * Vectors];
+#pragma GCC unroll 16
+  for (int p = 0; p < Pixels; ++p) {
+#pragma GCC unroll 8
+    for (int v = 0; v < Vectors; ++v) {
+      sums[p * Vectors + v] = load(c.bias + v * width);
+    }
+  }
+#pragma GCC unroll 16
+  for (int k = 0; k < Depth; ++k) {
+#pragma GCC unroll 16
+    for (int p = 0; p < Pixels; ++p) {
+      Vector value = broadcast(input[p * c.input.pixel + (Single ? offsets[k] : k)]);
+      if constexpr (Vectors > 1) {
+        value = in_register(value);
+      }
+#pragma GCC unroll 8
+      for (int v = 0; v < Vectors; ++v) {
+        sums[p * Vectors + v] =
+            multiply_add(value, weights[k * Vectors + v], sums[p * Vectors + v]);
+      }
+    }
+  }
+  finish<Pixels, Vectors>(sums, c.epilogue, residual, output, c.output.pixel, c.output_vector);
+}
+
+template <int Depth, int Vectors, bool Single>
+BSCONV_SIMD_TARGET inline void convolve_resident(const Convolution& c) {
+  constexpr int most = Vectors == 1 ? 8 : 4;
+  Vector weights[Depth * Vectors];
+  int64_t offsets[Depth];
+#pragma GCC unroll 16
+  for (int k = 0; k < Depth; ++k) {
+    offsets[k] = Single ? c.segments[k] : 0;
+#pragma GCC unroll 8
+    for (int v = 0; v < Vectors; ++v) {
+      weights[k * Vectors + v] = load(c.weights + (k * Vectors + v) * width);
+    }
+  }
+  const auto& residual = c.epilogue.residual;
+  for (int64_t row = 0; row < c.rows; ++row) {
+    const float* input = c.input.data + row * c.input.row + (Single ? 0 : c.segments[0]);
+    const float* added = residual.data == nullptr ? nullptr : residual.data + row * residual.row;
+    float* output = c.output.data + row * c.output.row;
+    const auto advance = [&](int64_t pixels) {
+      input += pixels * c.input.pixel;
+      added = added == nullptr ? nullptr : added + pixels * residual.pixel;
+      output += pixels * c.output.pixel;
+    };
+    int64_t left = c.pixels;
+    for (; left >= most; left -= most) {
+      resident_tile<Depth, Vectors, Single, most>(c, weights, offsets, input, added, output);
+      advance(most);
+    }
+    for (; left > 0; --left) {
+      resident_tile<Depth, Vectors, Single, 1>(c, weights, offsets, input, added, output);
+      advance(1);
+    }
+  }
+}
+
+// Whether one of the kernels for few weights has done it.
+BSCONV_SIMD_INLINE bool convolve_few(const Convolution& c) {
+  const bool single = c.depth == 1 && c.segment_count == 3;
+  if (!c.first || !c.last || !(single || c.segment_count == 1)) {
+    return false;
+  }
+  switch (single ? 30 + c.vectors : c.depth * 10 + c.vectors) {
+    case 31:
+      return single && (convolve_resident<3, 1, true>(c), true);
+    case 32:
+      return single && (convolve_resident<3, 2, true>(c), true);
+    case 34:
+      return single && (convolve_resident<3, 4, true>(c), true);
+    case 41:
+      return convolve_resident<4, 1, false>(c), true;
+    case 42:
+      return convolve_resident<4, 2, false>(c), true;
+    case 44:
+      return convolve_resident<4, 4, false>(c), true;
+    case 81:
+      return convolve_resident<8, 1, false>(c), true;
+    case 82:
+      return convolve_resident<8, 2, false>(c), true;
+    case 161:
+      return convolve_resident<16, 1, false>(c), true;
+    default:
+      return false;
+  }
+}
+
 BSCONV_SIMD_TARGET inline void convolve(const Convolution& c) {
+  if constexpr (registers >= 32) {
+    if (convolve_few(c)) {
+      return;
+    }
+  }
+  const bool single = c.depth == 1;
   switch (c.vectors) {
     case 1:
-      return c.input.pixel == 16 ? convolve_panel<1, 16>(c) : convolve_panel<1, 0>(c);
+      return single                ? convolve_panel<1, 0, true>(c)
+             : c.input.pixel == 16 ? convolve_panel<1, 16, false>(c)
+                                   : convolve_panel<1, 0, false>(c);
     case 2:
-      return convolve_panel<2, 0>(c);
+      return single ? convolve_panel<2, 0, true>(c) : convolve_panel<2, 0, false>(c);
     case 3:
-      return convolve_panel<3, 0>(c);
+      return single ? convolve_panel<3, 0, true>(c) : convolve_panel<3, 0, false>(c);
     default:
-      return convolve_panel<4, 0>(c);
+      return single ? convolve_panel<4, 0, true>(c) : convolve_panel<4, 0, false>(c);
   }
 }
 

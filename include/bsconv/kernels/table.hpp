@@ -4,10 +4,13 @@
 #include <bsconv/kernels/arguments.hpp>
 
 #include <algorithm>
+#include <array>
+#include <cstddef>
 #include <cstdint>
 #include <cstdlib>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include <c10/util/Exception.h>
