@@ -12,6 +12,8 @@
 #include <csignal>
 #include <cstdlib>
 #include <filesystem>
+#include <nlohmann/json.hpp>
+#include <sstream>
 #include <string>
 #include <system_error>
 #include <thread>
@@ -26,6 +28,7 @@ namespace {
 
 using bsconv_test::TemporaryDirectory;
 using bsconv_test::write_file;
+using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::Not;
 
@@ -97,7 +100,8 @@ class Cli : public testing::Test {
 TEST_F(Cli, HelpsOnEveryCommand) {
   EXPECT_EQ(run({"--help"}).code, 0);
   EXPECT_THAT(run({"--help"}).output, HasSubstr("130 interrupted"));
-  for (const std::string command : {"models", "profile", "train", "evaluate", "predict"}) {
+  for (const std::string command :
+       {"models", "profile", "bench", "train", "evaluate", "predict", "inspect", "convert"}) {
     const auto result = run({command, "--help"});
     EXPECT_EQ(result.code, 0) << command;
     EXPECT_THAT(result.output, HasSubstr("bsconv " + command));
@@ -121,6 +125,58 @@ TEST_F(Cli, ListsModels) {
   EXPECT_THAT(none.output, HasSubstr("no model matches 'nothing*'"));
 }
 
+TEST_F(Cli, BenchPrintsALineAModel) {
+  const auto result =
+      run({"bench", "cifar_resnet20_bsconvu", "cifar_mobilenetv3_small_w1", "--batch", "2",
+           "--threads", "1", "--seconds", "0.01", "--format", "json"});
+  ASSERT_EQ(result.code, 0) << result.output;
+  std::istringstream lines(result.output);
+  std::vector<std::string> models;
+  for (std::string line; std::getline(lines, line);) {
+    const auto row = nlohmann::json::parse(line);
+    models.push_back(row.at("model"));
+    EXPECT_EQ(row.at("batch"), 2);
+    EXPECT_EQ(row.at("threads"), 1);
+    EXPECT_EQ(row.at("fallbacks"), 0);
+    for (const auto* way : {"eager", "eager_channels_last", "fused"}) {
+      EXPECT_GT(row.at("ms").at(way).get<double>(), 0.0) << way;
+    }
+    EXPECT_GT(row.at("peak_share").get<double>(), 0.0);
+    EXPECT_LT(row.at("peak_share").get<double>(), 1.5);
+  }
+  EXPECT_THAT(models, ElementsAre("cifar_resnet20_bsconvu", "cifar_mobilenetv3_small_w1"));
+  const auto table = run(
+      {"bench", "cifar_resnet20_bsconvu", "--seconds", "0.01", "--steps", "--kernels", "baseline"});
+  EXPECT_EQ(table.code, 0);
+  EXPECT_THAT(table.output, HasSubstr("kernels baseline"));
+  EXPECT_THAT(table.output, HasSubstr("depthwise 3x3 + residual + relu"));
+}
+
+TEST_F(Cli, ConvertsAndInspectsWeights) {
+  const TemporaryDirectory directory;
+  const std::string golden = BSCONV_TEST_DATA_DIR "/pth/";
+  const auto made = (directory.path() / "a.safetensors").string();
+  const auto back = (directory.path() / "b.pth").string();
+  const auto first = run({"convert", golden + "checkpoint.pth", made, "--rename", "^0=conv"});
+  ASSERT_EQ(first.code, 0) << first.output;
+  EXPECT_THAT(first.output, HasSubstr("Wrote 7 tensors"));
+  ASSERT_EQ(run({"convert", made, back, "--strip", "conv."}).code, 0);
+  const auto table = run({"inspect", back});
+  EXPECT_EQ(table.code, 0);
+  EXPECT_THAT(table.output, HasSubstr("1.running_var"));
+  EXPECT_THAT(table.output, HasSubstr("pth, 7 tensors, 15 elements, 64 bytes"));
+  const auto json = nlohmann::json::parse(run({"inspect", made, "--format", "json"}).output);
+  EXPECT_EQ(json.at("format"), "safetensors");
+  EXPECT_EQ(json.at("tensors").at(0).at("name"), "conv.weight");
+  EXPECT_EQ(json.at("tensors").at(0).at("shape"), (std::vector<int64_t>{2, 2, 1, 1}));
+  const auto refused = run({"inspect", golden + "evil.pth"});
+  EXPECT_EQ(refused.code, 1);
+  EXPECT_THAT(refused.output, HasSubstr("posix.system"));
+  EXPECT_EQ(run({"convert", made, back, "--rename", "x"}).code, 2);
+  EXPECT_EQ(run({"convert", made, back, "--rename", "(=x"}).code, 2);
+  EXPECT_EQ(run({"convert", made, "c.zip"}).code, 1);
+}
+
 TEST_F(Cli, WrongArgumentsExitWithTwo) {
   const TemporaryDirectory directory;
   const struct {
@@ -129,6 +185,10 @@ TEST_F(Cli, WrongArgumentsExitWithTwo) {
   } cases[] = {
       {{}, "a command is required"},
       {{"dance"}, "dance"},
+      {{"bench"}, "names"},
+      {{"bench", "cifar_resnet21"}, "cifar_resnet21"},
+      {{"bench", "cifar_resnet20", "--batch", "0"}, "--batch"},
+      {{"bench", "cifar_resnet20", "--dtype", "f64"}, "--dtype"},
       {{"train", "--no-such-flag"}, "--no-such-flag"},
       {{"train", "--epochs", "many"}, "many"},
       {{"train", "--epochs", "-1"}, "epochs must not be negative, got -1"},

@@ -9,11 +9,17 @@ namespace bsconv_program {
 void add_models_command(CLI::App& app);
 /// `bsconv profile NAME`
 void add_profile_command(CLI::App& app);
+/// `bsconv bench NAME…`
+void add_bench_command(CLI::App& app);
 /// `bsconv train`
 void add_train_command(CLI::App& app);
 /// `bsconv evaluate`
 void add_evaluate_command(CLI::App& app);
 /// `bsconv predict IMAGE…`
 void add_predict_command(CLI::App& app);
+/// `bsconv inspect FILE`
+void add_inspect_command(CLI::App& app);
+/// `bsconv convert FROM TO`
+void add_convert_command(CLI::App& app);
 
 }  // namespace bsconv_program

@@ -41,7 +41,7 @@ torch::Device parse_device(const std::string& text) {
   if (text != "cuda" && !(indexed && valid_index)) {
     throw UsageError("--device '" + text + "' is unknown; valid are cpu, cuda and cuda:N");
   }
-  const auto count = static_cast<int64_t>(torch::cuda::device_count());
+  const auto count = static_cast<int64_t>(int{torch::cuda::device_count()});
   TORCH_CHECK(count > 0, "--device ", text, ": there is no CUDA device",
               torch::cuda::is_available() ? "" : " or this LibTorch is built without CUDA",
               "; use --device cpu");

@@ -16,9 +16,12 @@ int main(int argc, char** argv) {
       "checkpoint.");
   bsconv_program::add_models_command(app);
   bsconv_program::add_profile_command(app);
+  bsconv_program::add_bench_command(app);
   bsconv_program::add_train_command(app);
   bsconv_program::add_evaluate_command(app);
   bsconv_program::add_predict_command(app);
+  bsconv_program::add_inspect_command(app);
+  bsconv_program::add_convert_command(app);
   try {
     app.parse(argc, argv);
     if (app.get_subcommands().empty()) {

@@ -68,8 +68,9 @@ TrainOptions make_options(const TrainFlags& flags, const std::optional<Checkpoin
 /// A folder under runs/ that does not exist yet.
 std::filesystem::path new_run_folder(const std::string& architecture, const std::string& dataset) {
   for (int number = 1;; ++number) {
-    const auto folder = std::filesystem::path("runs") /
-                        (architecture + "_" + dataset + "_" + std::to_string(number));
+    std::string name = architecture;
+    name += "_" + dataset + "_" + std::to_string(number);
+    auto folder = std::filesystem::path("runs") / name;
     std::error_code error;
     if (!std::filesystem::exists(folder, error)) {
       return folder;

@@ -3,6 +3,10 @@
 
 // IWYU pragma: begin_exports
 #include <bsconv/weights/atomic_file.hpp>
+#include <bsconv/weights/mapped_file.hpp>
+#include <bsconv/weights/pth.hpp>
+#include <bsconv/weights/pth_writer.hpp>
 #include <bsconv/weights/safetensors.hpp>
 #include <bsconv/weights/state_dict.hpp>
+#include <bsconv/weights/weight_file.hpp>
 // IWYU pragma: end_exports

@@ -54,7 +54,7 @@ inline const CifarLayout& cifar100_layout() {
   return layout;
 }
 
-inline constexpr int64_t cifar_image_bytes = 3 * 32 * 32;
+inline constexpr int64_t cifar_image_bytes = int64_t{3} * 32 * 32;
 
 /// The directory with the files: `root` itself or the official archive's directory in it.
 inline std::filesystem::path find_cifar_directory(const std::filesystem::path& root,

@@ -4,26 +4,21 @@
 #include <torch/types.h>
 #include <bsconv/capture/operator_capture.hpp>
 #include <bsconv/infer/graph.hpp>
+#include <bsconv/infer/value_tracker.hpp>
 #include <bsconv/nn/graft.hpp>
 
 #include <algorithm>
-#include <atomic>
+#include <array>
 #include <cmath>
+#include <cstddef>
+#include <cstdint>
 #include <functional>
-#include <stdexcept>
+#include <optional>
 #include <string>
-#include <unordered_map>
-#include <unordered_set>
 #include <utility>
 #include <vector>
 
 namespace bsconv::infer {
-
-/// A model can't be written down as a list of operations; says why.
-class NotCapturable : public std::runtime_error {
- public:
-  using std::runtime_error::runtime_error;
-};
 
 namespace detail {
 
@@ -35,33 +30,9 @@ inline bool is_double_pair(const c10::IValue& low, const c10::IValue& high, doub
 }
 
 /// Writes down the operators of one forward pass.
-class Recorder : public OperatorObserver {
+class Recorder : public OperatorObserver, public ValueTracker {
  public:
   explicit Recorder(const torch::Tensor& input) { graph.input = remember(input); }
-
-  Graph graph;
-
-  /// The value that `tensor` is, or none.
-  std::optional<std::size_t> find(const torch::Tensor& tensor) const {
-    const auto found = ids_.find(tensor.unsafeGetTensorImpl());
-    if (found != ids_.end()) {
-      return found->second;
-    }
-    // LibTorch's factory functions hand their results on as other objects.
-    const auto sharing = tensor.has_storage()
-                             ? storages_.find(tensor.storage().unsafeGetStorageImpl())
-                             : storages_.end();
-    if (sharing == storages_.end()) {
-      return std::nullopt;
-    }
-    for (const auto* other : sharing->second) {
-      if (other->sizes() == tensor.sizes() && other->strides() == tensor.strides() &&
-          other->storage_offset() == tensor.storage_offset() && other->dtype() == tensor.dtype()) {
-        return ids_.at(other);
-      }
-    }
-    throw NotCapturable("a view of a result was made out of sight");
-  }
 
   bool looks_inside(const c10::OperatorHandle&, const std::vector<c10::IValue>& inputs) override {
     return std::any_of(inputs.begin(), inputs.end(), [](const c10::IValue& input) {
@@ -82,10 +53,7 @@ class Recorder : public OperatorObserver {
         for_each_tensor(input, [&](const torch::Tensor& tensor, int64_t) { watch(tensor); });
       }
       for (const auto& output : call.outputs) {
-        for_each_tensor(output, [&](const torch::Tensor& tensor, int64_t) {
-          kept_.push_back(tensor);
-          derived_.insert(tensor.unsafeGetTensorImpl());
-        });
+        for_each_tensor(output, [&](const torch::Tensor& tensor, int64_t) { derive(tensor); });
       }
       return;
     }
@@ -100,115 +68,6 @@ class Recorder : public OperatorObserver {
   }
 
  private:
-  // Tensors stay alive while recording, so that no address is used twice.
-  std::size_t remember(const torch::Tensor& tensor) {
-    kept_.push_back(tensor);
-    const std::size_t id = graph.add_value(tensor);
-    ids_[tensor.unsafeGetTensorImpl()] = id;
-    if (tensor.has_storage()) {
-      storages_[tensor.storage().unsafeGetStorageImpl()].insert(tensor.unsafeGetTensorImpl());
-    }
-    return id;
-  }
-
-  void make(Node& node, const torch::Tensor& output) {
-    node.outputs.push_back(remember(output));
-    graph.values[node.outputs.back()].producer = graph.nodes.size();
-  }
-
-  template <class Visit>
-  static void for_each_tensor(const c10::IValue& argument, Visit&& visit) {
-    if (argument.isTensor() && argument.toTensor().defined()) {
-      visit(argument.toTensor(), int64_t{-1});
-    } else if (argument.isTensorList()) {
-      int64_t at = 0;
-      for (const torch::Tensor& tensor : argument.toTensorVector()) {
-        visit(tensor, at++);
-      }
-    } else if (argument.isOptionalTensorList()) {
-      int64_t at = 0;
-      for (const std::optional<torch::Tensor>& tensor : argument.toOptionalTensorVector()) {
-        if (tensor.has_value() && tensor->defined()) {
-          visit(*tensor, at);
-        }
-        ++at;
-      }
-    }
-  }
-
-  bool reads_value(const OperatorCall& call) const {
-    bool reads = false;
-    for (const auto& input : call.inputs) {
-      for_each_tensor(input, [&](const torch::Tensor& tensor, int64_t) {
-        reads = reads || find(tensor).has_value();
-      });
-    }
-    return reads;
-  }
-
-  // The parameters, buffers and other tensors that are the same in every run.
-  torch::Tensor constant(const c10::IValue& argument, Node& node) {
-    if (!argument.isTensor() || !argument.toTensor().defined()) {
-      return {};
-    }
-    const auto& tensor = argument.toTensor();
-    watch(tensor);
-    // What the model computes anew from its parameters may be at any address; views of them, such
-    // as a transposed weight, are where they are.
-    static std::atomic<int64_t> computed{0};
-    const bool is_view = !is_derived(tensor) || watches_data_of(tensor);
-    node.origin.push_back(
-        is_view ? static_cast<int64_t>(reinterpret_cast<std::intptr_t>(tensor.const_data_ptr()))
-                : -1 - computed++);
-    const auto strides = tensor.strides();
-    node.origin.insert(node.origin.end(), strides.begin(), strides.end());
-    return tensor.detach();
-  }
-
-  bool is_derived(const torch::Tensor& tensor) const {
-    return derived_.count(tensor.unsafeGetTensorImpl()) != 0;
-  }
-
-  bool watches_data_of(const torch::Tensor& tensor) const {
-    return tensor.has_storage() &&
-           watched_storages_.count(tensor.storage().unsafeGetStorageImpl()) != 0;
-  }
-
-  // Remembers a tensor of the model, so that a change of it is noticed. What is computed from
-  // those tensors changes with them.
-  void watch(const torch::Tensor& tensor) {
-    if (is_derived(tensor) || !watched_.insert(tensor.unsafeGetTensorImpl()).second) {
-      return;
-    }
-    graph.constants.push_back(tensor);
-    if (tensor.has_storage()) {
-      watched_storages_.insert(tensor.storage().unsafeGetStorageImpl());
-    }
-  }
-
-  bool is_constant(const c10::IValue& argument) const {
-    return argument.isNone() ||
-           (argument.isTensor() && (!argument.toTensor().defined() || !find(argument.toTensor())));
-  }
-
-  void check_writes(const OperatorCall& call) const {
-    const auto& arguments = call.op.schema().arguments();
-    for (std::size_t i = 0; i < arguments.size() && i < call.inputs.size(); ++i) {
-      const auto* alias = arguments[i].alias_info();
-      if (alias == nullptr || !alias->isWrite() || !call.inputs[i].isTensor()) {
-        continue;
-      }
-      const auto& tensor = call.inputs[i].toTensor();
-      if (!find(tensor)) {
-        throw NotCapturable(call.op.schema().name() + " changes a tensor of the model");
-      }
-      const auto& sharing = storages_.at(tensor.storage().unsafeGetStorageImpl());
-      if (i != 0 || sharing.size() > 1 || sharing.count(tensor.unsafeGetTensorImpl()) == 0) {
-        throw NotCapturable(call.op.schema().name() + " changes a tensor that has views");
-      }
-    }
-  }
-
   static std::array<int64_t, 2> pair_of(const c10::IValue& argument) {
     const auto list = argument.toIntVector();
     return list.size() == 1 ? std::array{list[0], list[0]} : std::array{list.at(0), list.at(1)};
@@ -375,21 +234,18 @@ class Recorder : public OperatorObserver {
                                Node& node) {
     using kernels::Activation;
     node.kind = NodeKind::activation;
-    if (name == "relu") {
+    const auto is_zero = [](const c10::IValue& bound) {
+      return bound.isScalar() && bound.toScalar().toDouble() == 0.0;
+    };
+    if (name == "relu" || (name == "clamp_min" && is_zero(in[1])) ||
+        (name == "clamp" && is_zero(in[1]) && in[2].isNone())) {
       node.after = Activation::relu;
-    } else if (name == "relu6") {
-      node.after = Activation::relu6;
     } else if (name == "hardswish") {
       node.after = Activation::hardswish;
     } else if (name == "hardsigmoid") {
       node.after = Activation::hardsigmoid;
-    } else if (name == "clamp_min" && in[1].isScalar() && in[1].toScalar().toDouble() == 0.0) {
-      node.after = Activation::relu;
-    } else if (in.size() > 2 && is_double_pair(in[1], in[2], 0.0, 6.0)) {
+    } else if (name == "relu6" || (in.size() > 2 && is_double_pair(in[1], in[2], 0.0, 6.0))) {
       node.after = Activation::relu6;
-    } else if (name == "clamp" && in.size() > 2 && in[2].isNone() && in[1].isScalar() &&
-               in[1].toScalar().toDouble() == 0.0) {
-      node.after = Activation::relu;
     } else {
       node.reason = name + " with other bounds than 0 and 6";
       return false;
@@ -552,20 +408,15 @@ class Recorder : public OperatorObserver {
       }
     }
   }
-
-  std::vector<torch::Tensor> kept_;
-  std::unordered_map<const c10::TensorImpl*, std::size_t> ids_;
-  std::unordered_map<const c10::StorageImpl*, std::unordered_set<const c10::TensorImpl*>> storages_;
-  std::unordered_set<const c10::TensorImpl*> watched_;
-  std::unordered_set<const c10::StorageImpl*> watched_storages_;
-  std::unordered_set<const c10::TensorImpl*> derived_;
 };
 
 }  // namespace detail
 
 /// A captured model and what it gave in that run.
 struct Captured {
+  /// The operations.
   Graph graph;
+  /// The result of that run.
   torch::Tensor output;
 };
 

@@ -52,6 +52,7 @@ struct Value {
 
 /// One operation. Which members have a meaning depends on the kind.
 struct Node {
+  /// What it does.
   NodeKind kind = NodeKind::other;
   /// The operator it came from, such as "aten::conv2d".
   std::string source;
@@ -72,18 +73,25 @@ struct Node {
   torch::Tensor scale;
   /// Geometry of a convolution or pool; the padding is that above and to the left.
   std::array<int64_t, 2> kernel{1, 1};
+  /// Pixels from a window to the next, down and across.
   std::array<int64_t, 2> stride{1, 1};
+  /// Zeros above and to the left.
   std::array<int64_t, 2> padding{0, 0};
+  /// Pixels between the taps of a kernel.
   std::array<int64_t, 2> dilation{1, 1};
+  /// Groups of channels that a convolution keeps apart.
   int64_t groups = 1;
   /// The epilogue of every kind but `pool`, `alias` and `other`.
   kernels::Activation before = kernels::Activation::identity;
+  /// The last part of the epilogue.
   kernels::Activation after = kernels::Activation::identity;
   /// Whether the last of `inputs` is added.
   bool residual = false;
   /// Pool: the greatest or the mean, and how a mean counts.
   bool greatest = false;
+  /// Pool: whether a mean counts the padding.
   bool count_padding = true;
+  /// Pool: what a mean divides by, or 0 for the number of pixels.
   int64_t divisor = 0;
 
   /// Which of the model's tensors its weights were made of: equal lists make equal weights.
@@ -91,6 +99,7 @@ struct Node {
 
   /// Other: the operator and its arguments; a tensor that is a value stands in `values`.
   std::optional<c10::OperatorHandle> op;
+  /// Other: its arguments in the captured run.
   std::vector<c10::IValue> arguments;
   /// Other: position in `arguments`, position in a list there or -1, value.
   std::vector<std::array<int64_t, 3>> values;
@@ -118,10 +127,13 @@ struct Node {
 
 /// A model's operations in the order in which they ran.
 struct Graph {
+  /// All values.
   std::vector<Value> values;
+  /// The operations in order.
   std::vector<Node> nodes;
   /// The model's input and result.
   std::size_t input = 0;
+  /// The model's result.
   std::size_t output = 0;
   /// The tensors of the model that the operations read, to notice when they change.
   std::vector<torch::Tensor> constants;

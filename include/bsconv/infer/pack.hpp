@@ -32,9 +32,12 @@ struct PackedConvolution {
     int64_t vectors = 0;
     /// Where its weights and biases start.
     std::size_t weights = 0;
+    /// Where its biases start.
     std::size_t bias = 0;
   };
+  /// The panels in order.
   std::vector<Panel> panels;
+  /// Biases and weights, panel by panel.
   AlignedFloats data;
 };
 
@@ -87,7 +90,9 @@ inline PackedConvolution pack_convolution(const torch::Tensor& weight, const tor
 
 /// The weights of a depthwise convolution: `[vectors, height * width, width of a vector]`.
 struct PackedDepthwise {
+  /// `[vectors, height * width, width of a vector]`
   AlignedFloats weights;
+  /// `[channels]`
   AlignedFloats bias;
 };
 

@@ -45,7 +45,7 @@ class Plan {
   torch::Tensor run(const torch::Tensor& input) const {
     const int64_t images = input.size(0);
     const int64_t threads = at::in_parallel_region() ? 1 : at::get_num_threads();
-    const torch::Tensor output =
+    torch::Tensor output =
         output_sizes.empty() ? torch::Tensor() : torch::empty(output_sizes, torch::kFloat);
     if (operators != 0) {
       return run_with_operators(input, output, threads);

@@ -2,11 +2,15 @@
 #pragma once
 
 #include <bsconv/infer/capture.hpp>
+#include <bsconv/infer/convolution_step.hpp>
+#include <bsconv/infer/depthwise_step.hpp>
 #include <bsconv/infer/graph.hpp>
+#include <bsconv/infer/import_step.hpp>
 #include <bsconv/infer/pack.hpp>
 #include <bsconv/infer/plan.hpp>
+#include <bsconv/infer/pointwise_step.hpp>
+#include <bsconv/infer/pool_step.hpp>
 #include <bsconv/infer/simplify.hpp>
-#include <bsconv/infer/steps.hpp>
 #include <bsconv/kernels/table.hpp>
 
 #include <algorithm>

@@ -75,8 +75,9 @@ struct InferenceReport {
       if (step.seconds > 0.0) {
         const int64_t images = input.empty() ? 1 : input[0];
         text << ", " << detail::fixed(step.seconds * 1e6, 1) << " us an image, "
-             << detail::fixed(
-                    static_cast<double>(step.multiply_adds / images) / step.seconds * 1e-9, 1)
+             << detail::fixed(static_cast<double>(step.multiply_adds) /
+                                  static_cast<double>(images) / step.seconds * 1e-9,
+                              1)
              << " G/s";
       }
       if (!step.reason.empty()) {

@@ -22,8 +22,11 @@ namespace bsconv::infer {
 /// Where an image lies in an arena. Rows may have zeros around them for the windows of
 /// convolutions.
 struct Buffer {
+  /// Rows.
   int64_t height = 1;
+  /// Pixels in a row.
   int64_t width = 1;
+  /// Channels.
   int64_t channels = 0;
   /// Whether each channel is an image of its own.
   bool planar = false;
@@ -31,10 +34,13 @@ struct Buffer {
   std::array<int64_t, 4> border{0, 0, 0, 0};
   /// Floats from a pixel, a row and, if planar, a channel to the next.
   int64_t pixel = 1;
+  /// Floats from a row to the next.
   int64_t row = 0;
+  /// Floats from a channel to the next, if planar.
   int64_t plane = 0;
   /// Where it starts in the arena, and its floats.
   std::size_t offset = 0;
+  /// Its floats.
   std::size_t floats = 0;
 
   /// Works out the distances, for vectors of `vector` floats.
@@ -92,7 +98,9 @@ struct Frame {
 
 /// A share of a step's rows, for several threads.
 struct Share {
+  /// Which one it is.
   int64_t index = 0;
+  /// How many there are.
   int64_t count = 1;
 
   /// The part of `total` that falls to this share.
@@ -153,6 +161,26 @@ inline std::string describe_epilogue(const Node& node) {
     text += name_of(node.after);
   }
   return text;
+}
+
+/// The epilogue of `node`, whose residual lies in `residual`.
+inline kernels::Epilogue epilogue_of(const Node& node, const Buffer* residual, float* arena) {
+  kernels::Epilogue epilogue;
+  epilogue.before = node.before;
+  epilogue.after = node.after;
+  if (residual != nullptr) {
+    epilogue.residual = residual->input(arena);
+  }
+  return epilogue;
+}
+
+/// `image` from `row` and `pixel` on.
+template <class Float>
+kernels::Image<Float> from(kernels::Image<Float> image, int64_t row, int64_t pixel = 0) {
+  if (image.data != nullptr) {
+    image.data += row * image.row + pixel * image.pixel;
+  }
+  return image;
 }
 
 }  // namespace bsconv::infer

@@ -86,10 +86,13 @@ struct Depthwise {
   const float* input = nullptr;
   /// From a row of the input to the next, and from an image to the next.
   int64_t input_row = 0;
+  /// Floats from a vector's image to the next.
   int64_t input_vector = 0;
   /// Height and width of the kernel, stride and dilation.
   int64_t kernel[2] = {3, 3};
+  /// Pixels from a window to the next, down and across.
   int64_t stride[2] = {1, 1};
+  /// Pixels between the taps of the kernel.
   int64_t dilation[2] = {1, 1};
   /// `[vectors, kernel height * width, width of a vector]`
   const float* weights = nullptr;
@@ -133,11 +136,15 @@ struct Pool {
   Image<const float> input;
   /// Its rows and pixels in a row.
   int64_t height = 0;
+  /// Pixels in a row.
   int64_t width = 0;
   /// Geometry of the windows.
   int64_t kernel[2] = {1, 1};
+  /// Pixels from a window to the next, down and across.
   int64_t stride[2] = {1, 1};
+  /// Pixels that windows reach beyond the image above and to the left.
   int64_t padding[2] = {0, 0};
+  /// Pixels between the taps of the kernel.
   int64_t dilation[2] = {1, 1};
   /// Whether to take the greatest value; otherwise the mean.
   bool greatest = false;
@@ -149,6 +156,7 @@ struct Pool {
   Image<float> output;
   /// Rows of output, from `first_row` on.
   int64_t first_row = 0;
+  /// Rows of output.
   int64_t rows = 0;
   /// Pixels in a row of output.
   int64_t pixels = 0;
@@ -172,6 +180,9 @@ struct KernelTable {
   void (*pointwise)(const Pointwise&);
   /// See `Pool`.
   void (*pool)(const Pool&);
+  /// Does `rounds` times 16 vectors of multiply-adds in registers, as fast as the processor can;
+  /// to measure its peak. Returns a meaningless number.
+  float (*multiply_adds)(int64_t rounds);
 };
 
 }  // namespace bsconv::kernels

@@ -385,25 +385,27 @@ BSCONV_SIMD_TARGET inline void depthwise_square(const Depthwise& d) {
       float* output = d.output.data + row * d.output.row + v * width;
       int64_t left = d.pixels;
       const auto advance = [&](int64_t pixels) {
-        left -= pixels;
         input += pixels * Stride * width;
         added = added == nullptr ? nullptr : added + pixels * residual.pixel;
         output += pixels * d.output.pixel;
       };
       if constexpr (largest == 8) {
-        while (left == 7 || left == 14) {
+        for (; left == 7 || left == 14; left -= 7) {
           depthwise_tile<Kernel, Stride, 7>(d, weights, bias, input, added, output);
           advance(7);
         }
-        for (; left >= 8; advance(8)) {
+        for (; left >= 8; left -= 8) {
           depthwise_tile<Kernel, Stride, 8>(d, weights, bias, input, added, output);
+          advance(8);
         }
       }
-      for (; left >= 4; advance(4)) {
+      for (; left >= 4; left -= 4) {
         depthwise_tile<Kernel, Stride, 4>(d, weights, bias, input, added, output);
+        advance(4);
       }
-      for (; left > 0; advance(1)) {
+      for (; left > 0; --left) {
         depthwise_tile<Kernel, Stride, 1>(d, weights, bias, input, added, output);
+        advance(1);
       }
     }
   }
@@ -560,8 +562,36 @@ BSCONV_SIMD_TARGET inline void pool(const Pool& p) {
   }
 }
 
+BSCONV_SIMD_TARGET __attribute__((noinline)) inline float multiply_adds(int64_t rounds) {
+  Vector sums[16];
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i) {
+    sums[i] = in_register(broadcast(static_cast<float>(i)));
+  }
+  const Vector factor = in_register(broadcast(0.999F));
+  // With 16 registers the sums leave none for a third operand.
+  for (int64_t round = 0; round < rounds; ++round) {
+#pragma GCC unroll 16
+    for (int i = 0; i < (registers >= 32 ? 16 : 8); ++i) {
+      sums[i] = in_register(multiply_add(sums[i], factor, factor));
+    }
+    if constexpr (registers < 32) {
+#pragma GCC unroll 16
+      for (int i = 0; i < 8; ++i) {
+        sums[i] = in_register(multiply_add(sums[i], factor, factor));
+      }
+    }
+  }
+  Vector sum = sums[0];
+#pragma GCC unroll 16
+  for (int i = 1; i < 16; ++i) {
+    sum += sums[i];
+  }
+  return sum[0];
+}
+
 inline constexpr KernelTable table = {BSCONV_SIMD_NAME, width,      registers, &convolve,
-                                      &depthwise,       &pointwise, &pool};
+                                      &depthwise,       &pointwise, &pool,     &multiply_adds};
 
 }  // namespace bsconv::kernels::BSCONV_SIMD_NAMESPACE
 

@@ -25,6 +25,7 @@
 /// They are written with the vector types of g++ and clang++, which need no library, and leave
 /// registers and instructions to the compiler; each kind is one inclusion of simd.inl.
 
+/// \cond
 #define BSCONV_SIMD_NAMESPACE baseline
 #define BSCONV_SIMD_NAME "baseline"
 #define BSCONV_SIMD_TARGET
@@ -66,6 +67,7 @@
 #undef BSCONV_SIMD_BYTES
 #undef BSCONV_SIMD_REGISTERS
 #endif
+/// \endcond
 
 namespace bsconv::kernels {
 

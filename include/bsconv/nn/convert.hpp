@@ -10,7 +10,7 @@ namespace bsconv::detail {
 /// `num_batches_tracked`, keep their dtype. LibTorch's own converts them too.
 inline void convert(torch::nn::Module& module, torch::Device device, torch::Dtype dtype) {
   module.to(device);
-  const auto cast = [&](torch::Tensor tensor) {
+  const auto cast = [&](const torch::Tensor& tensor) {
     if (tensor.defined() && tensor.is_floating_point()) {
       tensor.set_data(tensor.to(dtype));
     }

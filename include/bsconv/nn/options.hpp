@@ -44,7 +44,7 @@ class BSConvOptions {
   ///
   /// Throws `c10::ValueError` if `conv` is grouped: a blueprint separable convolution stands for
   /// an ungrouped one.
-  explicit BSConvOptions(torch::nn::Conv2dOptions conv) : conv_(std::move(conv)) {
+  explicit BSConvOptions(const torch::nn::Conv2dOptions& conv) : conv_(conv) {
     TORCH_CHECK_VALUE(conv_.groups() == 1,
                       "BSConv: groups must be 1 (the pointwise part mixes all channels), got ",
                       conv_.groups());

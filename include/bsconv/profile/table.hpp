@@ -205,6 +205,7 @@ inline std::string to_csv(const Profile& profile, const ProfileTableOptions& opt
   std::string text;
   const auto line = [&](const std::vector<std::string>& row) {
     std::vector<std::string> quoted_cells;
+    quoted_cells.reserve(row.size());
     for (const auto& cell : row) {
       quoted_cells.push_back(quoted(cell));
     }

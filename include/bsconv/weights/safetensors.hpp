@@ -3,14 +3,12 @@
 
 #include <algorithm>
 #include <array>
-#include <cerrno>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <filesystem>
-#include <fstream>
 #include <map>
 #include <string>
-#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -18,6 +16,7 @@
 #include <nlohmann/json.hpp>
 
 #include <bsconv/weights/atomic_file.hpp>
+#include <bsconv/weights/mapped_file.hpp>
 #include <bsconv/weights/safetensors_header.hpp>
 #include <bsconv/weights/state_dict.hpp>
 
@@ -117,41 +116,31 @@ inline void save_safetensors(const std::filesystem::path& path, const StateDict&
 /// Reads a safetensors file. Everything is checked before it is used: the header's length against
 /// the file's, its JSON and that no name occurs twice, every shape, size and offset, that the
 /// tensors fill the file without overlap, gap or trailing bytes. Never allocates more than a small
-/// multiple of the file's size. Throws `c10::Error` with the path and what is wrong.
+/// multiple of the header's size.
+///
+/// The tensors are views of the mapped file (`MappedFile`), read when they are used. Throws
+/// `c10::Error` with the path and what is wrong.
 inline Safetensors load_safetensors(const std::filesystem::path& path) {
   const std::string origin = "safetensors file '" + path.native() + "'";
-  std::error_code error;
-  TORCH_CHECK(std::filesystem::exists(path, error), origin, " does not exist");
-  TORCH_CHECK(std::filesystem::is_regular_file(path, error), origin, " is not a regular file");
-  errno = 0;
-  std::ifstream file(path, std::ios::binary);
-  TORCH_CHECK(file.is_open(), origin,
-              " cannot be opened: ", std::generic_category().message(errno));
-  const uint64_t file_size = std::filesystem::file_size(path, error);
-  TORCH_CHECK(!error, origin, " cannot be read: ", error.message());
+  const auto file = MappedFile::open(path, origin);
+  const uint64_t file_size = file->size();
   uint64_t length = 0;
   TORCH_CHECK(file_size >= sizeof(length), origin, " has ", file_size,
               " bytes, too few for the header's length");
-  TORCH_CHECK(file.read(reinterpret_cast<char*>(&length), sizeof(length)), origin,
-              " cannot be read");
+  std::memcpy(&length, file->data(), sizeof(length));
   TORCH_CHECK(length <= detail::safetensors_max_header, origin, ": the header's length is ", length,
               " bytes; at most ", detail::safetensors_max_header, " are allowed");
   TORCH_CHECK(length <= file_size - sizeof(length), origin, ": the header's length is ", length,
               " bytes, but only ", file_size - sizeof(length), " follow");
-  std::string text(length, '\0');
-  TORCH_CHECK(file.read(text.data(), static_cast<std::streamsize>(length)), origin,
-              " cannot be read");
-  auto header = detail::parse_safetensors_header(text, file_size - sizeof(length) - length, origin);
+  auto header = detail::parse_safetensors_header(file->text().substr(sizeof(length), length),
+                                                 file_size - sizeof(length) - length, origin);
 
   Safetensors result;
   result.metadata = std::move(header.metadata);
   result.tensors.reserve(header.entries.size());
   for (auto& entry : header.entries) {
-    auto tensor = torch::empty(entry.shape, entry.type);
-    file.seekg(static_cast<std::streamoff>(sizeof(length) + length + entry.begin));
-    TORCH_CHECK(file.read(static_cast<char*>(tensor.data_ptr()),
-                          static_cast<std::streamsize>(entry.end - entry.begin)),
-                origin, ": cannot read the data of '", entry.name, "'");
+    auto tensor =
+        view_of_file(file, sizeof(length) + length + entry.begin, entry.shape, entry.type);
     if (entry.type == torch::kBool) {
       detail::check_bool_bytes(tensor, entry.name, origin);
     }

@@ -125,6 +125,29 @@ inline StateDict clone_state_dict(const StateDict& state, torch::Device device =
   return copy;
 }
 
+/// `state` with every name replaced by what `rename` makes of it. Throws `c10::ValueError` if two
+/// names become one.
+template <class Rename>
+StateDict rename_keys(const StateDict& state, Rename&& rename) {
+  StateDict renamed;
+  renamed.reserve(state.size());
+  for (const auto& item : state) {
+    const std::string name = rename(item.key());
+    TORCH_CHECK_VALUE(!renamed.contains(name), "rename_keys: '", item.key(),
+                      "' and another name both become '", name, "'");
+    renamed.insert(name, item.value());
+  }
+  return renamed;
+}
+
+/// `state` without `prefix`, such as the "module." of Python's DataParallel, before its names.
+/// Names that don't begin with it stay.
+inline StateDict strip_prefix(const StateDict& state, const std::string& prefix) {
+  return rename_keys(state, [&](const std::string& name) {
+    return name.compare(0, prefix.size(), prefix) == 0 ? name.substr(prefix.size()) : name;
+  });
+}
+
 /// Everything in which `state` differs from what `module` expects; neither is changed.
 inline StateDifference compare_state_dict(const torch::nn::Module& module, const StateDict& state) {
   StateDifference difference;

@@ -138,6 +138,7 @@ class ModelNameParser {
     }
     const auto depths = valid_depths(name_.family, name_.cifar);
     std::vector<std::string> valid;
+    valid.reserve(depths.size());
     for (const int64_t depth : depths) {
       valid.push_back(std::to_string(depth));
     }

@@ -1,0 +1,240 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: BSD-3-Clause-Clear
+"""Times optimized models beside what one would run instead, in turn, on one machine.
+
+    python3 benchmarks/inference.py --program build/default/bin/bsconv --out results NAME...
+
+The peers are the Python package's model in eager PyTorch (NCHW and channels_last), in TorchScript,
+compiled by Inductor with freezing, in ONNX Runtime and in OpenVINO (f32 and bf16). Every round times
+each of them and then `bsconv bench`; the least time of all rounds counts. Writes results.jsonl, a
+table as Markdown and a plot as SVG, and goes on where it was stopped.
+
+Needs the packages of requirements.txt in a virtual environment.
+"""
+import argparse
+import contextlib
+import io
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+CIFAR = [
+    f"cifar_resnet{depth}_{kind}" for kind in ("bsconvu", "bsconvs_p1d4") for depth in (20, 56, 110)
+]
+MODELS = CIFAR + [
+    "mobilenetv2_w1",
+    "mobilenetv3_large_w1",
+    "mobilenetv3_small_w1",
+    "cifar_wrn28_10_bsconvu",
+    "cifar_wrn28_10_bsconvs_p1d4",
+    "resnet18_bsconvu",
+    "mobilenetv1_w1_bsconvu",
+    "cifar_resnet20",
+    "resnet18",
+]
+RIVALS = ("onnxruntime", "openvino_f32", "inductor_freezing")
+
+
+def least_ms(call, seconds):
+    """The least milliseconds of a call, over at least `seconds` and three calls."""
+    times = []
+    start = time.perf_counter()
+    while len(times) < 3 or time.perf_counter() - start < seconds:
+        begin = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - begin)
+    return min(times) * 1e3
+
+
+def make_peers(name, batch, threads, inductor):
+    """Callables by name that run one batch each."""
+    import bsconv.pytorch
+    import onnxruntime
+    import openvino
+    import torch
+
+    torch.set_num_threads(threads)
+    side, classes = (32, 100) if name.startswith("cifar_") else (224, 1000)
+
+    def make():
+        with contextlib.redirect_stdout(io.StringIO()):
+            return bsconv.pytorch.get_model(name, num_classes=classes).eval()
+
+    x = torch.randn(batch, 3, side, side)
+    x_last = x.to(memory_format=torch.channels_last)
+    model = make()
+    model_last = make().to(memory_format=torch.channels_last)
+
+    def quietly(run, *arguments):
+        with torch.inference_mode():
+            run(*arguments)
+
+    peers = {
+        "eager": lambda: quietly(model, x),
+        "eager_channels_last": lambda: quietly(model_last, x_last),
+    }
+    with torch.no_grad():
+        scripted = torch.jit.optimize_for_inference(torch.jit.freeze(torch.jit.trace(model, x)))
+        peers["torchscript"] = lambda: scripted(x)
+        if inductor:
+            from torch._inductor import config
+
+            config.freezing = True
+            compiled = torch.compile(model)
+            compiled(x)
+
+            def run_compiled():
+                with torch.no_grad():
+                    compiled(x)
+
+            peers["inductor_freezing"] = run_compiled
+        with tempfile.TemporaryDirectory() as folder:
+            file = os.path.join(folder, "model.onnx")
+            torch.onnx.export(make(), x, file, dynamo=False, opset_version=17)
+            options = onnxruntime.SessionOptions()
+            options.intra_op_num_threads = threads
+            session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+            feed = {session.get_inputs()[0].name: x.numpy()}
+            peers["onnxruntime"] = lambda: session.run(None, feed)
+            core = openvino.Core()
+            read = core.read_model(file)
+            for precision in ("f32", "bf16"):
+                settings = {
+                    "INFERENCE_NUM_THREADS": threads,
+                    "INFERENCE_PRECISION_HINT": precision,
+                    "PERFORMANCE_HINT": "LATENCY",
+                }
+                request = core.compile_model(read, "CPU", settings).create_infer_request()
+                peers[f"openvino_{precision}"] = lambda request=request: request.infer({0: x.numpy()})
+    for peer in peers.values():
+        peer()
+        peer()
+    return peers
+
+
+def run_ours(program, name, batch, threads, seconds):
+    """The row that `bsconv bench` prints."""
+    command = [program, "bench", name, "--batch", str(batch), "--threads", str(threads)]
+    command += ["--seconds", str(seconds), "--format", "json"]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def measure(arguments, name, batch, threads):
+    peers = make_peers(name, batch, threads, not arguments.no_inductor)
+    ms = {}
+    share = 0.0
+    for _ in range(arguments.rounds):
+        for peer, call in peers.items():
+            taken = least_ms(call, arguments.seconds)
+            ms[peer] = min(ms.get(peer, taken), taken)
+        ours = run_ours(arguments.program, name, batch, threads, 2 * arguments.seconds)
+        ms["fused"] = min(ms.get("fused", ours["ms"]["fused"]), ours["ms"]["fused"])
+        share = max(share, ours["peak_share"])
+    return {
+        "model": name,
+        "batch": batch,
+        "threads": threads,
+        "ms": {way: round(value, 4) for way, value in ms.items()},
+        "peak_share": round(share, 3),
+    }
+
+
+def processor():
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor()
+
+
+def ratio(row):
+    rivals = [row["ms"][rival] for rival in RIVALS if rival in row["ms"]]
+    return min(rivals) / row["ms"]["fused"]
+
+
+def write_table(rows, file):
+    ways = ["eager", "eager_channels_last", "torchscript", "inductor_freezing", "onnxruntime"]
+    ways += ["openvino_f32", "openvino_bf16"]
+    lines = [
+        f"Processor: {processor()}. How many times as long as the optimized model each takes; the",
+        "last columns: the least of Inductor, ONNX Runtime and OpenVINO in f32, and the share of the",
+        "measured multiply-add peak that the optimized model reaches.",
+        "",
+        "| model | batch | threads | " + " | ".join(ways) + " | fastest f32 | peak |",
+        "|---|--:|--:|" + "--:|" * (len(ways) + 2),
+    ]
+    for row in rows:
+        cells = [
+            f"{row['ms'][way] / row['ms']['fused']:.2f}" if way in row["ms"] else "" for way in ways
+        ]
+        cells += [f"**{ratio(row):.2f}**", f"{100 * row['peak_share']:.0f} %"]
+        lines.append(f"| `{row['model']}` | {row['batch']} | {row['threads']} | " + " | ".join(cells) + " |")
+    file.write_text("\n".join(lines) + "\n")
+
+
+def write_plot(rows, file):
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 0.32 * len(rows) + 1.2))
+    labels = [f"{row['model']}  b{row['batch']} t{row['threads']}" for row in rows]
+    for way, marker in (("onnxruntime", "o"), ("openvino_f32", "s"), ("inductor_freezing", "^")):
+        points = [(row["ms"][way] / row["ms"]["fused"], i) for i, row in enumerate(rows) if way in row["ms"]]
+        axes.scatter([x for x, _ in points], [y for _, y in points], marker=marker, label=way)
+    axes.axvline(1.0, color="black", linewidth=0.8)
+    axes.set_yticks(range(len(rows)), labels, fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlabel("time / time of the optimized model")
+    axes.set_xscale("log")
+    axes.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(file)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("models", nargs="*", default=MODELS, metavar="NAME")
+    parser.add_argument("--program", default="build/default/bin/bsconv")
+    parser.add_argument("--out", type=Path, default=Path("benchmark-results"))
+    parser.add_argument("--settings", default="1x1,64x2", help="batch x threads, comma-separated")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=0.6, help="per way and round")
+    parser.add_argument("--no-inductor", action="store_true")
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    results = arguments.out / "results.jsonl"
+    rows = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
+    done = {(row["model"], row["batch"], row["threads"]) for row in rows}
+    for setting in arguments.settings.split(","):
+        batch, threads = map(int, setting.split("x"))
+        for name in arguments.models:
+            if (name, batch, threads) in done:
+                continue
+            # A process a model: nothing that one peer leaves behind slows the next model.
+            pid = os.fork()
+            if pid == 0:
+                row = measure(arguments, name, batch, threads)
+                with results.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+                os._exit(0)
+            if os.waitpid(pid, 0)[1] != 0:
+                sys.exit(f"{name} failed")
+            row = json.loads(results.read_text().splitlines()[-1])
+            print(f"{name:34} batch {batch} threads {threads}: {ratio(row):.2f}", flush=True)
+    rows = [json.loads(line) for line in results.read_text().splitlines()]
+    write_table(rows, arguments.out / "inference.md")
+    write_plot(rows, arguments.out / "inference.svg")
+
+
+if __name__ == "__main__":
+    main()

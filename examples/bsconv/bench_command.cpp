@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: BSD-3-Clause-Clear
+#include <bsconv/infer.hpp>
+#include <bsconv/util/parallel.hpp>
+#include <bsconv/util/text.hpp>
+#include <bsconv/zoo.hpp>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <iomanip>
+#include <iostream>
+#include <limits>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "commands.hpp"
+#include "common.hpp"
+
+namespace bsconv_program {
+
+namespace {
+
+struct BenchArguments {
+  std::vector<std::string> names;
+  int64_t batch = 1;
+  int threads = 0;
+  int64_t classes = 0;
+  std::string dtype = "f32";
+  std::string device = "cpu";
+  std::string format = "table";
+  std::string kernels;
+  double seconds = 1.5;
+  bool steps = false;
+};
+
+double seconds_of(const std::function<void()>& call) {
+  const auto start = std::chrono::steady_clock::now();
+  call();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+// One way to run a model, and the least time that it has taken.
+struct Candidate {
+  std::string name;
+  std::function<void()> call;
+  double best = std::numeric_limits<double>::infinity();
+};
+
+// Takes turns, so that a slow moment of the machine meets all of them alike.
+void time_in_turn(std::vector<Candidate>& candidates, double seconds) {
+  for (auto& candidate : candidates) {
+    candidate.call();
+    candidate.call();
+  }
+  constexpr int turns = 5;
+  for (int turn = 0; turn < turns; ++turn) {
+    for (auto& candidate : candidates) {
+      double spent = 0.0;
+      do {
+        const double taken = seconds_of(candidate.call);
+        candidate.best = std::min(candidate.best, taken);
+        spent += taken;
+      } while (spent < seconds / turns);
+    }
+  }
+}
+
+// Multiply-adds a second that the processor's threads can do at most.
+double measured_peak(const bsconv::kernels::KernelTable& kernels, int threads) {
+  constexpr int64_t rounds = 20'000;
+  std::vector<float> sink(static_cast<std::size_t>(threads));
+  double best = std::numeric_limits<double>::infinity();
+  for (int i = 0; i < 50; ++i) {
+    best = std::min(best, seconds_of([&] {
+                      bsconv::detail::parallel_for(threads, [&](int64_t begin, int64_t end) {
+                        for (int64_t t = begin; t < end; ++t) {
+                          sink[static_cast<std::size_t>(t)] = kernels.multiply_adds(rounds);
+                        }
+                      });
+                    }));
+  }
+  return static_cast<double>(rounds * 16 * kernels.width * threads) / best;
+}
+
+void print_header(const BenchArguments& arguments, double peak, const std::string& kernels) {
+  std::cout << "Batch " << arguments.batch << ", " << torch::get_num_threads()
+            << " threads, kernels " << kernels << ", peak " << bsconv::detail::with_unit(peak)
+            << " multiply-adds/s. Least milliseconds a batch:\n"
+            << std::left << std::setw(36) << "model" << std::right << std::setw(10) << "eager"
+            << std::setw(15) << "channels_last" << std::setw(10) << "fused" << std::setw(12)
+            << "images/s" << std::setw(9) << "speedup" << std::setw(10) << "GMAC/s" << std::setw(8)
+            << "share" << '\n';
+}
+
+void bench_model(const BenchArguments& arguments, const std::string& name, double peak) {
+  const int64_t side = input_size(name);
+  const int64_t classes = arguments.classes != 0 ? arguments.classes : side == 32 ? 100 : 1000;
+  auto model = make_model(name, classes, 3);
+  model->eval();
+  auto last = make_model(name, classes, 3);
+  last->eval();
+  for (auto& parameter : last->parameters()) {
+    if (parameter.dim() == 4) {
+      parameter.set_data(parameter.contiguous(torch::MemoryFormat::ChannelsLast));
+    }
+  }
+  const auto input = torch::randn({arguments.batch, 3, side, side});
+  const auto input_last = input.contiguous(torch::MemoryFormat::ChannelsLast);
+  const auto fast =
+      bsconv::optimize(model, input, bsconv::OptimizeOptions().kernels(arguments.kernels));
+  std::vector<Candidate> candidates;
+  candidates.push_back({"eager", [&] { model->forward(input); }});
+  candidates.push_back({"eager_channels_last", [&] { last->forward(input_last); }});
+  candidates.push_back({"fused", [&] { fast(input); }});
+  time_in_turn(candidates, arguments.seconds);
+
+  const double eager = candidates[0].best;
+  const double fused = candidates[2].best;
+  const auto rate = static_cast<double>(fast.report().multiply_adds()) / fused;
+  if (arguments.format == "json") {
+    nlohmann::ordered_json ms;
+    for (const auto& candidate : candidates) {
+      ms[candidate.name] = candidate.best * 1e3;
+    }
+    const nlohmann::ordered_json row = {{"model", name},
+                                        {"batch", arguments.batch},
+                                        {"threads", torch::get_num_threads()},
+                                        {"ms", ms},
+                                        {"kernels", fast.report().kernels},
+                                        {"fallbacks", fast.report().fallbacks()},
+                                        {"gmacs", rate * 1e-9},
+                                        {"peak_share", rate / peak}};
+    std::cout << row.dump() << std::endl;
+    return;
+  }
+  std::cout << std::left << std::setw(36) << name << std::right << std::fixed
+            << std::setprecision(4) << std::setw(10) << eager * 1e3 << std::setw(15)
+            << candidates[1].best * 1e3 << std::setw(10) << fused * 1e3 << std::setprecision(0)
+            << std::setw(12) << static_cast<double>(arguments.batch) / fused << std::setprecision(2)
+            << std::setw(9) << eager / fused << std::setprecision(1) << std::setw(10) << rate * 1e-9
+            << std::setw(7) << 100.0 * rate / peak << "%" << std::endl;
+  if (!fast.report().eager.empty() || fast.report().fallbacks() != 0) {
+    std::cout << fast.report();
+  }
+  if (arguments.steps) {
+    std::cout << fast.profile(input);
+  }
+}
+
+void run_bench(const BenchArguments& arguments) {
+  const auto device = parse_device(arguments.device);
+  if (!device.is_cpu()) {
+    throw UsageError("bench: optimized models run on the CPU only; --device was " +
+                     arguments.device);
+  }
+  if (arguments.threads > 0) {
+    torch::set_num_threads(arguments.threads);
+  }
+  const torch::NoGradGuard no_grad;
+  const auto& kernels = bsconv::kernels::find_kernels(arguments.kernels);
+  const double peak = measured_peak(kernels, torch::get_num_threads());
+  if (arguments.format == "table") {
+    print_header(arguments, peak, kernels.name);
+  }
+  for (const auto& name : arguments.names) {
+    bench_model(arguments, name, peak);
+  }
+}
+
+}  // namespace
+
+void add_bench_command(CLI::App& app) {
+  auto* command =
+      app.add_subcommand("bench", "Time inference: LibTorch's and that of optimized models");
+  const auto arguments = std::make_shared<BenchArguments>();
+  command->add_option("names", arguments->names, "The models, such as cifar_resnet20_bsconvu")
+      ->required();
+  command->add_option("--batch", arguments->batch, "Images in a batch")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
+      ->capture_default_str();
+  command->add_option("--threads", arguments->threads, "Threads [LibTorch's default]")
+      ->check(CLI::Range(1, 1024));
+  command
+      ->add_option("--classes", arguments->classes,
+                   "The number of classes [100 for CIFAR models, else 1000]")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 24));
+  command->add_option("--dtype", arguments->dtype, "The type of the numbers")
+      ->check(CLI::IsMember({"f32"}))
+      ->capture_default_str();
+  command->add_option("--device", arguments->device, "cpu")->capture_default_str();
+  command->add_option("--kernels", arguments->kernels, "avx512, avx2 or baseline [the fastest]");
+  command->add_option("--seconds", arguments->seconds, "Time each way at least this long")
+      ->check(CLI::Range(0.001, 3600.0))
+      ->capture_default_str();
+  command->add_option("--format", arguments->format, "The output's format")
+      ->check(CLI::IsMember({"table", "json"}))
+      ->capture_default_str();
+  command->add_flag("--steps", arguments->steps, "Show the steps of the plan with their times");
+  command->callback([arguments] { run_bench(*arguments); });
+}
+
+}  // namespace bsconv_program

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: BSD-3-Clause-Clear
+#pragma once
+
+#include <bsconv/infer/step.hpp>
+
+#include <algorithm>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace bsconv::infer {
+
+/// A convolution that sums over channels.
+class ConvolutionStep : public Step {
+ public:
+  /// A step that does what `node` says on `input` into `output`; `residual` may be null.
+  ConvolutionStep(const kernels::KernelTable& kernels, const Node& node, const Buffer& input,
+                  const Buffer* residual, const Buffer& output,
+                  std::shared_ptr<const PackedConvolution> weights)
+      : kernels_(kernels),
+        node_(node),
+        input_(input),
+        residual_(residual),
+        output_(output),
+        weights_(std::move(weights)) {
+    const auto& kernel = node_.kernel;
+    const auto& dilation = node_.dilation;
+    const int64_t channels = input_.channels;
+    const int64_t planes = input_.planar ? channels : 1;
+    // What lies together in a window is one segment.
+    const bool whole_rows = dilation[1] == 1 && !input_.planar && input_.pixel == channels;
+    const int64_t columns = whole_rows ? 1 : kernel[1];
+    depth_ = (input_.planar ? 1 : channels) * (whole_rows ? kernel[1] : 1);
+    for (int64_t c = 0; c < planes; ++c) {
+      for (int64_t y = 0; y < kernel[0]; ++y) {
+        for (int64_t x = 0; x < columns; ++x) {
+          segments_.push_back(c * input_.plane + (y * dilation[0] - node_.padding[0]) * input_.row +
+                              (x * dilation[1] - node_.padding[1]) * input_.pixel);
+        }
+      }
+    }
+    multiply_adds_ = node_.weight.numel() * output_.height * output_.width;
+    flat_ = input_.is_dense() && output_.is_dense() && node_.is_pointwise() &&
+            node_.stride[0] == 1 && node_.stride[1] == 1 &&
+            (residual_ == nullptr || residual_->is_dense());
+  }
+
+  void run(const Frame& frame, Share share) const override {
+    kernels::Convolution c;
+    c.epilogue = epilogue_of(node_, residual_, frame.arena);
+    c.input = input_.input(frame.arena);
+    c.input.row *= node_.stride[0];
+    c.input.pixel *= node_.stride[1];
+    c.output = output_.image(frame.arena);
+    c.output_vector = kernels_.width;
+    if (flat_) {
+      const auto [begin, end] = share.of(output_.height * output_.width);
+      c.rows = 1;
+      c.pixels = end - begin;
+      c.input = from(c.input, 0, begin);
+      c.output = from(c.output, 0, begin);
+      c.epilogue.residual = from(c.epilogue.residual, 0, begin);
+    } else {
+      const auto [begin, end] = share.of(output_.height);
+      output_.clear_border(frame.arena, begin, end);
+      c.rows = end - begin;
+      c.pixels = output_.width;
+      c.input = from(c.input, begin);
+      c.output = from(c.output, begin);
+      c.epilogue.residual = from(c.epilogue.residual, begin);
+    }
+    if (c.rows > 0 && c.pixels > 0) {
+      run_panels(c);
+    }
+  }
+
+  int64_t multiply_adds() const override { return multiply_adds_; }
+
+  std::string describe() const override {
+    std::string text = "convolution ";
+    text += std::to_string(node_.kernel[0]) + "x" + std::to_string(node_.kernel[1]);
+    return text + describe_epilogue(node_);
+  }
+
+ private:
+  void run_panels(kernels::Convolution c) const {
+    // As much of a panel as stays in the second-level cache while all pixels use it.
+    constexpr int64_t panel_bytes = 384 * 1024;
+    const auto output = c.output;
+    const auto residual = c.epilogue.residual;
+    const int64_t count = static_cast<int64_t>(segments_.size());
+    for (const auto& panel : weights_->panels) {
+      const int64_t lanes = panel.vectors * kernels_.width;
+      const int64_t fitting =
+          std::max<int64_t>(1, panel_bytes / (depth_ * lanes * int64_t{sizeof(float)}));
+      const int64_t rounds = (count + fitting - 1) / fitting;
+      c.depth = depth_;
+      c.vectors = panel.vectors;
+      c.bias = weights_->data.data() + panel.bias;
+      c.output.data = output.data + panel.first * kernels_.width;
+      c.epilogue.residual.data =
+          residual.data == nullptr ? nullptr : residual.data + panel.first * kernels_.width;
+      for (int64_t round = 0; round < rounds; ++round) {
+        const auto [begin, end] = Share{round, rounds}.of(count);
+        c.segments = segments_.data() + begin;
+        c.segment_count = end - begin;
+        c.weights = weights_->data.data() + panel.weights + begin * depth_ * lanes;
+        c.first = round == 0;
+        c.last = round == rounds - 1;
+        kernels_.convolve(c);
+      }
+    }
+  }
+
+  const kernels::KernelTable& kernels_;
+  const Node& node_;
+  const Buffer& input_;
+  const Buffer* residual_;
+  const Buffer& output_;
+  std::shared_ptr<const PackedConvolution> weights_;
+  std::vector<int64_t> segments_;
+  int64_t depth_ = 0;
+  int64_t multiply_adds_ = 0;
+  bool flat_ = false;
+};
+
+}  // namespace bsconv::infer

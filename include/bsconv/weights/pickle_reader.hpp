@@ -1,0 +1,540 @@
+// SPDX-License-Identifier: BSD-3-Clause-Clear
+#pragma once
+
+#include <c10/util/Exception.h>
+#include <torch/types.h>
+
+#include <array>
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+namespace bsconv::weights::detail {
+
+/// What a pickled value is.
+enum class PickleKind {
+  none,
+  boolean,
+  integer,
+  number,
+  text,
+  bytes,
+  list,
+  tuple,
+  dictionary,
+  /// A name such as "torch.FloatStorage".
+  global,
+  /// A run of elements that a file holds.
+  storage,
+  /// A view of a storage.
+  tensor,
+  /// The end of a part of the stack.
+  mark,
+};
+
+/// A pickled value; others are referred to by their number in `Pickle::values`.
+struct PickleValue {
+  PickleKind kind = PickleKind::none;
+  /// Boolean and integer.
+  int64_t integer = 0;
+  /// Number.
+  double number = 0.0;
+  /// Text, bytes, the global's name, or the storage's key.
+  std::string text;
+  /// Elements; keys and values in turn; the tensor's storage.
+  std::vector<std::size_t> items;
+  /// Storage: its dtype, and its elements in `integer`.
+  torch::ScalarType dtype = torch::kFloat;
+  /// Tensor: the offset is in `integer`.
+  std::vector<int64_t> sizes;
+  std::vector<int64_t> strides;
+};
+
+/// A pickle as plain values.
+struct Pickle {
+  std::vector<PickleValue> values;
+  std::size_t root = 0;
+  /// The bytes that the pickle took.
+  std::size_t size = 0;
+
+  const PickleValue& operator[](std::size_t index) const { return values[index]; }
+};
+
+/// The dtype of PyTorch's storage type `name`, such as "FloatStorage".
+inline std::optional<torch::ScalarType> storage_dtype(std::string_view name) {
+  static constexpr std::array<std::pair<std::string_view, torch::ScalarType>, 13> known = {{
+      {"FloatStorage", torch::kFloat},
+      {"DoubleStorage", torch::kDouble},
+      {"HalfStorage", torch::kHalf},
+      {"BFloat16Storage", torch::kBFloat16},
+      {"LongStorage", torch::kLong},
+      {"IntStorage", torch::kInt},
+      {"ShortStorage", torch::kShort},
+      {"CharStorage", torch::kChar},
+      {"ByteStorage", torch::kByte},
+      {"BoolStorage", torch::kBool},
+      {"ComplexFloatStorage", torch::kComplexFloat},
+      {"ComplexDoubleStorage", torch::kComplexDouble},
+      {"UntypedStorage", torch::kByte},
+  }};
+  for (const auto& [type, dtype] : known) {
+    if (type == name) {
+      return dtype;
+    }
+  }
+  return std::nullopt;
+}
+
+/// Reads one pickle of plain values and tensors, as PyTorch's `torch.save` writes them with
+/// protocols 2 to 4. Nothing is executed: a global that is not among the few known ones, or an
+/// opcode that plain values don't need, ends in `c10::Error` that starts with `origin` and names
+/// it. Takes at most 512 times the pickle's size in memory, and time in proportion.
+class PickleReader {
+ public:
+  PickleReader(std::string_view bytes, std::string origin)
+      : bytes_(bytes), origin_(std::move(origin)) {}
+
+  Pickle read() {
+    while (!step()) {
+    }
+    check(stack_.size() == 1, "it leaves " + std::to_string(stack_.size()) + " values");
+    pickle_.root = stack_.back();
+    pickle_.size = at_;
+    return std::move(pickle_);
+  }
+
+ private:
+  [[noreturn]] void refuse(const std::string& why) const {
+    TORCH_CHECK(false, origin_, ": refused at byte ", opcode_at_, " of its pickle: ", why);
+  }
+
+  void check(bool valid, const std::string& why) const {
+    if (!valid) {
+      refuse(why);
+    }
+  }
+
+  std::string_view take(uint64_t count) {
+    check(count <= bytes_.size() - at_, "it ends within a value");
+    const auto taken = bytes_.substr(at_, count);
+    at_ += count;
+    return taken;
+  }
+
+  template <class Number>
+  Number number() {
+    Number value;
+    std::memcpy(&value, take(sizeof(Number)).data(), sizeof(Number));
+    return value;
+  }
+
+  std::string line() {
+    const auto end = bytes_.find('\n', at_);
+    check(end != std::string_view::npos, "it ends within a name");
+    auto text = std::string(take(end - at_));
+    ++at_;
+    return text;
+  }
+
+  std::size_t add(PickleKind kind) {
+    pickle_.values.emplace_back();
+    pickle_.values.back().kind = kind;
+    return pickle_.values.size() - 1;
+  }
+
+  PickleValue& push(PickleKind kind) {
+    stack_.push_back(add(kind));
+    return pickle_.values.back();
+  }
+
+  std::size_t pop() {
+    check(!stack_.empty(), "its stack is empty");
+    const auto top = stack_.back();
+    stack_.pop_back();
+    check(value(top).kind != PickleKind::mark, "a mark stands where a value is needed");
+    return top;
+  }
+
+  std::size_t top() const {
+    check(!stack_.empty() && value(stack_.back()).kind != PickleKind::mark, "its stack is empty");
+    return stack_.back();
+  }
+
+  const PickleValue& value(std::size_t index) const { return pickle_.values[index]; }
+  PickleValue& value(std::size_t index) { return pickle_.values[index]; }
+
+  // The values above the last mark, which goes.
+  std::vector<std::size_t> pop_to_mark() {
+    std::size_t begin = stack_.size();
+    while (begin > 0 && value(stack_[begin - 1]).kind != PickleKind::mark) {
+      --begin;
+    }
+    check(begin > 0, "a mark is missing");
+    std::vector<std::size_t> items(stack_.begin() + static_cast<std::ptrdiff_t>(begin),
+                                   stack_.end());
+    stack_.resize(begin - 1);
+    return items;
+  }
+
+  void push_tuple(std::size_t count) {
+    std::vector<std::size_t> items(count);
+    for (std::size_t i = count; i > 0; --i) {
+      items[i - 1] = pop();
+    }
+    push(PickleKind::tuple).items = std::move(items);
+  }
+
+  void append(std::size_t container, PickleKind kind, const std::vector<std::size_t>& items) {
+    check(value(container).kind == kind, "values are added to something else than a container");
+    check(kind != PickleKind::dictionary || items.size() % 2 == 0, "a key has no value");
+    charge(items.size());
+    auto& to = value(container).items;
+    to.insert(to.end(), items.begin(), items.end());
+  }
+
+  // A value that is referred to again and again could make a few bytes grow without end.
+  void charge(std::size_t items) {
+    items_ += items;
+    check(items_ <= 4 * bytes_.size(), "its containers hold more values than it can define");
+  }
+
+  void push_text(PickleKind kind, std::string_view text) { push(kind).text = std::string(text); }
+
+  void push_integer(int64_t integer) { push(PickleKind::integer).integer = integer; }
+
+  // A little-endian integer of `count` bytes. Longer ones than 64 bits stay bytes: PyTorch's magic
+  // number is one.
+  void push_long(uint64_t count) {
+    const auto digits = take(count);
+    if (count > 8) {
+      push_text(PickleKind::bytes, digits);
+      return;
+    }
+    uint64_t bits = count > 0 && (static_cast<unsigned char>(digits.back()) & 0x80U) != 0
+                        ? ~uint64_t{0}
+                        : uint64_t{0};
+    for (std::size_t i = count; i > 0; --i) {
+      bits = (bits << 8) | static_cast<unsigned char>(digits[i - 1]);
+    }
+    push_integer(static_cast<int64_t>(bits));
+  }
+
+  void memoize(uint64_t key) { memo_[key] = top(); }
+
+  void recall(uint64_t key) {
+    const auto found = memo_.find(key);
+    check(found != memo_.end(), "value " + std::to_string(key) + " is not in its memo");
+    stack_.push_back(found->second);
+  }
+
+  void push_global(const std::string& module, const std::string& name) {
+    const std::string full = module + "." + name;
+    const bool storage = (module == "torch" || module == "torch.storage") && storage_dtype(name);
+    static const std::array<std::string_view, 7> known = {"collections.OrderedDict",
+                                                          "torch._utils._rebuild_tensor_v2",
+                                                          "torch._utils._rebuild_parameter",
+                                                          "torch.Size",
+                                                          "torch.device",
+                                                          "torch._utils._rebuild_tensor",
+                                                          "_codecs.encode"};
+    bool allowed = storage;
+    for (const auto& entry : known) {
+      allowed = allowed || entry == full;
+    }
+    // A dtype stands as its name.
+    static const std::array<std::string_view, 12> dtypes = {
+        "float32", "float64", "float16", "bfloat16", "int64",     "int32",
+        "int16",   "int8",    "uint8",   "bool",     "complex64", "complex128"};
+    for (const auto& dtype : dtypes) {
+      allowed = allowed || (module == "torch" && name == dtype);
+    }
+    check(allowed, "the global '" + full +
+                       "' is not allowed; only tensors and plain containers can be loaded");
+    push_text(PickleKind::global, full);
+  }
+
+  int64_t integer_of(std::size_t index) const {
+    check(value(index).kind == PickleKind::integer, "an integer is expected");
+    return value(index).integer;
+  }
+
+  std::vector<int64_t> integers_of(std::size_t index) const {
+    check(value(index).kind == PickleKind::tuple || value(index).kind == PickleKind::list,
+          "a tuple of integers is expected");
+    check(value(index).items.size() <= 64, "a tensor has more than 64 dimensions");
+    std::vector<int64_t> integers;
+    integers.reserve(value(index).items.size());
+    for (const std::size_t item : value(index).items) {
+      integers.push_back(integer_of(item));
+    }
+    return integers;
+  }
+
+  void reduce() {
+    const std::size_t arguments = pop();
+    const std::size_t function = pop();
+    check(value(function).kind == PickleKind::global, "something else than a global is called");
+    check(value(arguments).kind == PickleKind::tuple, "a call has no tuple of arguments");
+    const auto items = value(arguments).items;
+    const std::string name = value(function).text;
+    if (name == "collections.OrderedDict") {
+      make_dictionary(items);
+    } else if (name == "torch._utils._rebuild_tensor_v2" ||
+               name == "torch._utils._rebuild_tensor") {
+      make_tensor(items);
+    } else if (name == "torch._utils._rebuild_parameter") {
+      check(!items.empty() && value(items[0]).kind == PickleKind::tensor,
+            "a parameter has no tensor");
+      stack_.push_back(items[0]);
+    } else if (name == "torch.Size") {
+      check(items.size() == 1, "torch.Size takes one argument");
+      stack_.push_back(items[0]);
+    } else if (name == "_codecs.encode") {
+      // How protocol 2 writes bytes: as text of which each character is a byte.
+      check(items.size() == 2 && value(items[0]).kind == PickleKind::text, "bytes have no text");
+      stack_.push_back(items[0]);
+    } else if (name == "torch.device") {
+      check(!items.empty() && value(items[0]).kind == PickleKind::text, "a device has no name");
+      stack_.push_back(items[0]);
+    } else {
+      refuse("'" + name + "' is called");
+    }
+  }
+
+  void make_dictionary(const std::vector<std::size_t>& arguments) {
+    check(arguments.size() <= 1, "OrderedDict takes one argument");
+    const std::size_t made = add(PickleKind::dictionary);
+    if (!arguments.empty()) {
+      const auto pairs = value(arguments[0]).items;
+      for (const std::size_t pair : pairs) {
+        const auto& items = value(pair).items;
+        check(items.size() == 2 && value(pair).kind != PickleKind::dictionary,
+              "OrderedDict takes pairs");
+        const std::vector<std::size_t> copy = items;
+        append(made, PickleKind::dictionary, copy);
+      }
+    }
+    stack_.push_back(made);
+  }
+
+  void make_tensor(const std::vector<std::size_t>& arguments) {
+    check(arguments.size() >= 4 && value(arguments[0]).kind == PickleKind::storage,
+          "a tensor has no storage");
+    PickleValue tensor;
+    tensor.kind = PickleKind::tensor;
+    tensor.integer = integer_of(arguments[1]);
+    tensor.sizes = integers_of(arguments[2]);
+    tensor.strides = integers_of(arguments[3]);
+    tensor.dtype = value(arguments[0]).dtype;
+    tensor.items = {arguments[0]};
+    check(tensor.sizes.size() == tensor.strides.size(),
+          "a tensor has " + std::to_string(tensor.sizes.size()) + " sizes, but " +
+              std::to_string(tensor.strides.size()) + " strides");
+    charge(2 * tensor.sizes.size());
+    pickle_.values.push_back(std::move(tensor));
+    stack_.push_back(pickle_.values.size() - 1);
+  }
+
+  // ('storage', type, key, location, elements[, view])
+  void make_storage() {
+    const std::size_t id = pop();
+    const auto items = value(id).items;
+    check(value(id).kind == PickleKind::tuple && items.size() >= 5 &&
+              value(items[0]).text == "storage",
+          "an unknown persistent value");
+    check(value(items[1]).kind == PickleKind::global, "a storage has no type");
+    const std::string type = value(items[1]).text;
+    const auto dtype = storage_dtype(type.substr(type.rfind('.') + 1));
+    check(dtype.has_value(), "'" + type + "' is not a storage");
+    check(value(items[2]).kind == PickleKind::text, "a storage has no key");
+    check(items.size() < 6 || value(items[5]).kind == PickleKind::none,
+          "views of storages are not supported");
+    PickleValue storage;
+    storage.kind = PickleKind::storage;
+    storage.text = value(items[2]).text;
+    storage.dtype = *dtype;
+    storage.integer = integer_of(items[4]);
+    check(storage.integer >= 0, "a storage has a negative size");
+    pickle_.values.push_back(std::move(storage));
+    stack_.push_back(pickle_.values.size() - 1);
+  }
+
+  // One opcode; true for the last.
+  bool step() {
+    opcode_at_ = at_;
+    const auto opcode = number<unsigned char>();
+    switch (opcode) {
+      case 0x80: {  // PROTO
+        const auto protocol = number<uint8_t>();
+        check(protocol >= 2 && protocol <= 5,
+              "protocol " + std::to_string(protocol) + " is not supported");
+        break;
+      }
+      case 0x95:  // FRAME
+        number<uint64_t>();
+        break;
+      case '.':  // STOP
+        return true;
+      case 'N':
+        push(PickleKind::none);
+        break;
+      case 0x88:
+      case 0x89:
+        push(PickleKind::boolean).integer = opcode == 0x88 ? 1 : 0;
+        break;
+      case 'K':
+        push_integer(number<uint8_t>());
+        break;
+      case 'M':
+        push_integer(number<uint16_t>());
+        break;
+      case 'J':
+        push_integer(number<int32_t>());
+        break;
+      case 0x8A:  // LONG1
+        push_long(number<uint8_t>());
+        break;
+      case 'G': {  // BINFLOAT is big-endian.
+        auto bits = number<uint64_t>();
+        uint64_t swapped = 0;
+        for (int i = 0; i < 8; ++i) {
+          swapped = (swapped << 8) | (bits & 0xFF);
+          bits >>= 8;
+        }
+        push(PickleKind::number).number = std::bit_cast<double>(swapped);
+        break;
+      }
+      case 'X':
+        push_text(PickleKind::text, take(number<uint32_t>()));
+        break;
+      case 0x8C:
+      case 'U':
+        push_text(PickleKind::text, take(number<uint8_t>()));
+        break;
+      case 0x8D:
+        push_text(PickleKind::text, take(number<uint64_t>()));
+        break;
+      case 'B':
+        push_text(PickleKind::bytes, take(number<uint32_t>()));
+        break;
+      case 'C':
+        push_text(PickleKind::bytes, take(number<uint8_t>()));
+        break;
+      default:
+        step_container(opcode);
+        break;
+    }
+    return false;
+  }
+
+  void step_container(unsigned char opcode) {
+    switch (opcode) {
+      case '(':
+        push(PickleKind::mark);
+        break;
+      case '}':
+        push(PickleKind::dictionary);
+        break;
+      case ']':
+        push(PickleKind::list);
+        break;
+      case ')':
+        push(PickleKind::tuple);
+        break;
+      case 't': {
+        auto items = pop_to_mark();
+        push(PickleKind::tuple).items = std::move(items);
+        break;
+      }
+      case 0x85:
+      case 0x86:
+      case 0x87:
+        push_tuple(opcode - 0x84U);
+        break;
+      case 's': {
+        const auto item = pop();
+        const auto key = pop();
+        append(top(), PickleKind::dictionary, {key, item});
+        break;
+      }
+      case 'u': {
+        const auto items = pop_to_mark();
+        append(top(), PickleKind::dictionary, items);
+        break;
+      }
+      case 'a': {
+        const auto item = pop();
+        append(top(), PickleKind::list, {item});
+        break;
+      }
+      case 'e': {
+        const auto items = pop_to_mark();
+        append(top(), PickleKind::list, items);
+        break;
+      }
+      case 'q':
+        memoize(number<uint8_t>());
+        break;
+      case 'r':
+        memoize(number<uint32_t>());
+        break;
+      case 0x94:  // MEMOIZE
+        memoize(memo_.size());
+        break;
+      case 'h':
+        recall(number<uint8_t>());
+        break;
+      case 'j':
+        recall(number<uint32_t>());
+        break;
+      case 'c': {
+        const auto module = line();
+        push_global(module, line());
+        break;
+      }
+      case 0x93: {  // STACK_GLOBAL
+        const auto name = pop();
+        const auto module = pop();
+        const std::string module_text = value(module).text;
+        const std::string name_text = value(name).text;
+        push_global(module_text, name_text);
+        break;
+      }
+      case 'R':
+        reduce();
+        break;
+      case 'Q':
+        make_storage();
+        break;
+      case 'b':  // BUILD: attributes of a dictionary, such as a state dict's versions.
+        pop();
+        check(value(top()).kind == PickleKind::dictionary,
+              "attributes of something else than a "
+              "dictionary are set");
+        break;
+      default: {
+        static constexpr char digits[] = "0123456789abcdef";
+        refuse(std::string("opcode 0x") + digits[opcode >> 4] + digits[opcode & 15] +
+               " is not allowed");
+      }
+    }
+  }
+
+  std::string_view bytes_;
+  std::string origin_;
+  std::size_t at_ = 0;
+  std::size_t opcode_at_ = 0;
+  Pickle pickle_;
+  std::vector<std::size_t> stack_;
+  std::unordered_map<uint64_t, std::size_t> memo_;
+  std::size_t items_ = 0;
+};
+
+}  // namespace bsconv::weights::detail
