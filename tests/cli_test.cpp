@@ -5,7 +5,9 @@
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include <bsconv/bsconv.hpp>
 #include <bsconv/train/checkpoint.hpp>
+#include <bsconv/weights.hpp>
 
 #include <algorithm>
 #include <chrono>
@@ -100,8 +102,8 @@ class Cli : public testing::Test {
 TEST_F(Cli, HelpsOnEveryCommand) {
   EXPECT_EQ(run({"--help"}).code, 0);
   EXPECT_THAT(run({"--help"}).output, HasSubstr("130 interrupted"));
-  for (const std::string command :
-       {"models", "profile", "bench", "train", "evaluate", "predict", "inspect", "convert"}) {
+  for (const std::string command : {"models", "profile", "bench", "train", "evaluate", "predict",
+                                    "inspect", "convert", "analyze", "replace"}) {
     const auto result = run({command, "--help"});
     EXPECT_EQ(result.code, 0) << command;
     EXPECT_THAT(result.output, HasSubstr("bsconv " + command));
@@ -175,6 +177,35 @@ TEST_F(Cli, ConvertsAndInspectsWeights) {
   EXPECT_EQ(run({"convert", made, back, "--rename", "x"}).code, 2);
   EXPECT_EQ(run({"convert", made, back, "--rename", "(=x"}).code, 2);
   EXPECT_EQ(run({"convert", made, "c.zip"}).code, 1);
+}
+
+TEST_F(Cli, AnalyzesAndReplacesATrainedModel) {
+  const TemporaryDirectory directory;
+  const auto weights = (directory.path() / "a.safetensors").string();
+  const auto out = (directory.path() / "b.pth").string();
+  torch::manual_seed(1);
+  bsconv::weights::save_weights(
+      weights, bsconv::weights::state_dict(
+                   *bsconv::create_model("cifar_resnet20", bsconv::ModelOptions().num_classes(7))));
+  const auto table = run({"analyze", "cifar_resnet20", "--weights", weights});
+  ASSERT_EQ(table.code, 0) << table.output;
+  EXPECT_THAT(table.output, HasSubstr("64x64x3x3"));
+  EXPECT_THAT(run({"analyze", "cifar_resnet20", "--weights", weights, "--format", "svg"}).output,
+              HasSubstr("</svg>"));
+  const auto replaced = run(
+      {"replace", "cifar_resnet20", "--weights", weights, "--by", "bsconvs_p1d4", "--out", out});
+  ASSERT_EQ(replaced.code, 0) << replaced.output;
+  EXPECT_THAT(replaced.output, HasSubstr("explains "));
+  EXPECT_THAT(replaced.output, HasSubstr("the weights of a cifar_resnet20_bsconvs_p1d4"));
+  auto model =
+      bsconv::create_model("cifar_resnet20_bsconvs_p1d4", bsconv::ModelOptions().num_classes(7));
+  bsconv::weights::load_state_dict(*model, bsconv::weights::load_weights(out).tensors);
+  EXPECT_LT(bsconv::regularization_loss(*model).item<double>(), 1e-3);
+  EXPECT_EQ(run({"analyze", "cifar_resnet20"}).code, 2);
+  EXPECT_EQ(
+      run({"replace", "cifar_resnet20", "--weights", weights, "--by", "bsconvx", "--out", out})
+          .code,
+      2);
 }
 
 TEST_F(Cli, WrongArgumentsExitWithTwo) {

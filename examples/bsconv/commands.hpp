@@ -21,5 +21,9 @@ void add_predict_command(CLI::App& app);
 void add_inspect_command(CLI::App& app);
 /// `bsconv convert FROM TO`
 void add_convert_command(CLI::App& app);
+/// `bsconv analyze NAME --weights FILE`
+void add_analyze_command(CLI::App& app);
+/// `bsconv replace NAME --weights FILE --by VARIANT --out FILE`
+void add_replace_command(CLI::App& app);
 
 }  // namespace bsconv_program

@@ -22,6 +22,8 @@ int main(int argc, char** argv) {
   bsconv_program::add_predict_command(app);
   bsconv_program::add_inspect_command(app);
   bsconv_program::add_convert_command(app);
+  bsconv_program::add_analyze_command(app);
+  bsconv_program::add_replace_command(app);
   try {
     app.parse(argc, argv);
     if (app.get_subcommands().empty()) {

@@ -5,18 +5,32 @@
 #include <torch/nn/modules/conv.h>
 #include <bsconv/nn/bsconv_s.hpp>
 #include <bsconv/nn/bsconv_u.hpp>
+#include <bsconv/nn/describe.hpp>
 #include <bsconv/nn/walk.hpp>
+#include <bsconv/replace/components.hpp>
 #include <bsconv/replace/replacer.hpp>
+#include <bsconv/replace/report.hpp>
+#include <bsconv/util/rng_guard.hpp>
+#include <bsconv/util/text.hpp>
 
 #include <algorithm>
 #include <array>
 #include <cstdint>
 #include <string>
+#include <unordered_map>
 #include <unordered_set>
 #include <utility>
 #include <vector>
 
 namespace bsconv {
+
+/// Where the weights of new layers come from.
+enum class Initialization {
+  /// LibTorch's default initialization, as in the Python package.
+  random,
+  /// The closest that the layer can come to the old weights, see `initialize_from`.
+  svd,
+};
 
 /// Which convolutions a replacement takes, and how it goes about it. `Derived` are
 /// `BSConvUReplacementOptions` or `BSConvSReplacementOptions`; setters chain.
@@ -83,6 +97,24 @@ class ReplacementOptions {
   /// Options of the batch normalizations.
   const torch::nn::BatchNormOptions& bn_options() const { return bn_options_; }
 
+  /// Where the new weights come from. Batch normalizations, the new layers' own and those behind
+  /// them, need new statistics afterwards in any case. Default: random
+  Derived& initialization(Initialization initialization) {
+    initialization_ = initialization;
+    return self();
+  }
+  /// Where the new weights come from.
+  Initialization initialization() const { return initialization_; }
+
+  /// Leaves a convolution alone if the new layer can have less than this share, 0 to 1, of the
+  /// squared norm of its weights; the report tells. Default: 0
+  Derived& min_explained_variance(double share) {
+    min_explained_variance_ = share;
+    return self();
+  }
+  /// The least share.
+  double min_explained_variance() const { return min_explained_variance_; }
+
   /// Reports what would be replaced and changes nothing. Default: false
   Derived& dry_run(bool dry_run) {
     dry_run_ = dry_run;
@@ -122,6 +154,8 @@ class ReplacementOptions {
     for (const int64_t groups : groups_) {
       TORCH_CHECK_VALUE(groups > 0, function, ": groups must be at least 1, got ", groups);
     }
+    TORCH_CHECK_VALUE(min_explained_variance_ >= 0.0 && min_explained_variance_ <= 1.0, function,
+                      ": min_explained_variance must be 0 to 1, got ", min_explained_variance_);
     TORCH_CHECK_VALUE(min_channels_ > 0, function, ": min_channels must be at least 1, got ",
                       min_channels_);
   }
@@ -149,6 +183,8 @@ class ReplacementOptions {
   std::vector<std::string> include_;
   std::vector<std::string> exclude_;
   int64_t min_channels_ = 1;
+  Initialization initialization_ = Initialization::random;
+  double min_explained_variance_ = 0.0;
   bool with_bn_ = false;
   torch::nn::BatchNormOptions bn_options_{1};
   bool dry_run_ = false;
@@ -203,6 +239,30 @@ class BSConvSReplacementOptions : public ReplacementOptions<BSConvSReplacementOp
 
 namespace detail {
 
+// Whether the new layer comes near enough to the old weights; otherwise a row says so.
+template <class Options>
+bool explains_enough(const torch::nn::Module& module, const std::string& path,
+                     const Options& options, std::vector<Replacement>& kept) {
+  const RngGuard rng;
+  const auto& conv = dynamic_cast<const torch::nn::Conv2dImpl&>(module);
+  auto layer = options.make(conv);
+  const double share = conv.options.groups() == 1 ? initialize_from(*layer, conv) : 0.0;
+  if (share >= options.min_explained_variance()) {
+    return true;
+  }
+  Replacement row;
+  row.path = path;
+  row.old_type = describe(module);
+  row.new_type = describe(*layer);
+  row.parameters_before = row.parameters_after = parameter_count(module);
+  row.reason = "the new layer would have " + fixed(100.0 * share, 1) +
+               " % of its weights' squared norm, less than " +
+               fixed(100.0 * options.min_explained_variance(), 1) + " %";
+  row.explained_variance = share;
+  kept.push_back(std::move(row));
+  return false;
+}
+
 template <class Options>
 ReplacementReport replace_convolutions(torch::nn::Module& model, const Options& options) {
   options.validate();
@@ -215,14 +275,34 @@ ReplacementReport replace_convolutions(torch::nn::Module& model, const Options& 
       }
     }
   });
-  return Replacer({{[&](const torch::nn::Module& module, const std::string& path) {
-                      return parts.count(&module) == 0 && options.selects(module, path);
-                    },
-                    [&](const torch::nn::Module& module, const std::string&) {
-                      return torch::nn::AnyModule(
-                          options.make(dynamic_cast<const torch::nn::Conv2dImpl&>(module)));
-                    }}})
-      .apply(model, options.dry_run());
+  std::vector<Replacement> kept;
+  std::unordered_map<std::string, double> shares;
+  const auto filter = [&](const torch::nn::Module& module, const std::string& path) {
+    if (parts.count(&module) != 0 || !options.selects(module, path)) {
+      return false;
+    }
+    return options.min_explained_variance() == 0.0 || explains_enough(module, path, options, kept);
+  };
+  const auto transformer = [&](const torch::nn::Module& module, const std::string& path) {
+    const auto& conv = dynamic_cast<const torch::nn::Conv2dImpl&>(module);
+    auto layer = options.make(conv);
+    if (options.initialization() == Initialization::svd) {
+      TORCH_CHECK_VALUE(conv.options.groups() == 1, "'", path,
+                        "': the weights of a convolution with ", conv.options.groups(),
+                        " groups can't be kept");
+      shares[path] = initialize_from(*layer, conv);
+    }
+    return torch::nn::AnyModule(layer);
+  };
+  auto report = Replacer({{filter, transformer}}).apply(model, options.dry_run());
+  for (auto& row : report.rows) {
+    const auto share = shares.find(row.path);
+    if (share != shares.end()) {
+      row.explained_variance = share->second;
+    }
+  }
+  report.rows.insert(report.rows.end(), kept.begin(), kept.end());
+  return report;
 }
 
 }  // namespace detail
@@ -231,8 +311,8 @@ ReplacementReport replace_convolutions(torch::nn::Module& model, const Options& 
 /// Python package's `BSConvU_Replacer`. By default every ungrouped 3x3 and 5x5 `Conv2d`; never
 /// the parts of a `BSConvU` or `BSConvS` that is there already.
 ///
-/// Works on any model (see `Replacer` for how). The new layers are freshly initialized, in tree
-/// order, on the old ones' device, dtype and mode. Make optimizers afterwards.
+/// Works on any model (see `Replacer` for how). The new layers are initialized as the options say,
+/// in tree order, on the old ones' device, dtype and mode. Make optimizers afterwards.
 inline ReplacementReport replace_with_bsconv_u(torch::nn::Module& model,
                                                const BSConvUReplacementOptions& options = {}) {
   return detail::replace_convolutions(model, options);

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <ostream>
 #include <sstream>
 #include <string>
@@ -38,6 +39,9 @@ struct Replacement {
   ReplacementKind kind = ReplacementKind::refused;
   /// Why it was not; empty if it was.
   std::string reason;
+  /// The share of the squared norm of the old weights that the new ones have, 0 to 1, if they were
+  /// made of them.
+  std::optional<double> explained_variance;
 };
 
 /// What a replacement did to a model, or would do.
@@ -79,7 +83,11 @@ class ReplacementReport {
       } else if (verbosity >= 2) {
         text << (dry_run ? "Would replace " : "Replaced ") << label(row) << ": " << row.old_type
              << " -> " << row.new_type << " ("
-             << change(row.parameters_before, row.parameters_after) << ")\n";
+             << change(row.parameters_before, row.parameters_after);
+        if (row.explained_variance) {
+          text << "; explains " << detail::fixed(100.0 * *row.explained_variance, 1) << " %";
+        }
+        text << ")\n";
       }
     }
     text << (dry_run ? "Would replace " : "Replaced ") << replaced()
