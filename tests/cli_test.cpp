@@ -159,7 +159,7 @@ TEST_F(Cli, ConvertsAndInspectsWeights) {
   const std::string golden = BSCONV_TEST_DATA_DIR "/pth/";
   const auto made = (directory.path() / "a.safetensors").string();
   const auto back = (directory.path() / "b.pth").string();
-  const auto first = run({"convert", golden + "checkpoint.pth", made, "--rename", "^0=conv"});
+  const auto first = run({"convert", golden + "checkpoint.pth", made, "--rename", "0.=conv."});
   ASSERT_EQ(first.code, 0) << first.output;
   EXPECT_THAT(first.output, HasSubstr("Wrote 7 tensors"));
   ASSERT_EQ(run({"convert", made, back, "--strip", "conv."}).code, 0);
@@ -175,7 +175,6 @@ TEST_F(Cli, ConvertsAndInspectsWeights) {
   EXPECT_EQ(refused.code, 1);
   EXPECT_THAT(refused.output, HasSubstr("posix.system"));
   EXPECT_EQ(run({"convert", made, back, "--rename", "x"}).code, 2);
-  EXPECT_EQ(run({"convert", made, back, "--rename", "(=x"}).code, 2);
   EXPECT_EQ(run({"convert", made, "c.zip"}).code, 1);
 }
 

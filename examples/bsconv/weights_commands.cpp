@@ -8,7 +8,6 @@
 #include <iostream>
 #include <memory>
 #include <nlohmann/json.hpp>
-#include <regex>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -86,16 +85,13 @@ StateDict renamed(StateDict state, const std::vector<std::string>& rules) {
   for (const auto& rule : rules) {
     const auto split = rule.find('=');
     if (split == std::string::npos || split == 0) {
-      throw UsageError("--rename takes PATTERN=REPLACEMENT, got '" + rule + "'");
+      throw UsageError("--rename takes OLD=NEW, got '" + rule + "'");
     }
-    try {
-      const std::regex pattern(rule.substr(0, split));
-      state = bsconv::weights::rename_keys(state, [&](const std::string& name) {
-        return std::regex_replace(name, pattern, rule.substr(split + 1));
-      });
-    } catch (const std::regex_error&) {
-      throw UsageError("--rename: '" + rule.substr(0, split) + "' is no regular expression");
-    }
+    const auto from = rule.substr(0, split);
+    const auto to = rule.substr(split + 1);
+    state = bsconv::weights::rename_keys(state, [&](const std::string& name) {
+      return name.compare(0, from.size(), from) == 0 ? to + name.substr(from.size()) : name;
+    });
   }
   return state;
 }
@@ -139,7 +135,7 @@ void add_convert_command(CLI::App& app) {
                       "Where a checkpoint's tensors are, such as model_state_dict [found]");
   command->add_option("--strip", arguments->strip, "A prefix to strip off names, such as module.");
   command->add_option("--rename", arguments->rename,
-                      "PATTERN=REPLACEMENT on names, a regular expression");
+                      "OLD=NEW: names that begin with OLD begin with NEW instead");
   command->callback([arguments] { convert(*arguments); });
 }
 
