@@ -8,11 +8,12 @@
 #include <bsconv/infer/planner.hpp>
 #include <bsconv/infer/report.hpp>
 #include <bsconv/kernels/table.hpp>
-#include <bsconv/nn/walk.hpp>
 
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -130,9 +131,9 @@ class OptimizedModel {
                         "optimize: the example input must be [N, C, H, W] or [N, C], got ",
                         example.defined() ? c10::str(example.sizes()) : "an undefined tensor");
       sizes = example.sizes().vec();
-      for_each_module(*model, [&](const torch::nn::Module& part, const std::string& path) {
-        parts.emplace_back(&part, path);
-      });
+      for (const auto& part : model->named_modules()) {
+        parts.emplace_back(part.value(), part.key());
+      }
       check_model();
     }
 
@@ -270,7 +271,8 @@ class OptimizedModel {
       return name.empty() ? "a tensor of the model" : name;
     }
 
-    std::vector<std::pair<const torch::nn::Module*, std::string>> parts;
+    // Kept alive: a layer may be exchanged afterwards.
+    std::vector<std::pair<std::shared_ptr<const torch::nn::Module>, std::string>> parts;
     infer::PackCache packs;
     mutable std::mutex mutex;
     std::mutex planning_mutex;
@@ -285,7 +287,8 @@ class OptimizedModel {
 
 /// Makes `model` fast for inference: batch normalizations, activations and sums are folded into
 /// convolutions, and a pointwise convolution runs together with the depthwise one behind it.
-/// The model itself stays as it is, and must stay so: see `OptimizedModel::forward`.
+/// The model itself stays as it is, and must stay so: see `OptimizedModel::forward`. Replace layers
+/// before, not afterwards.
 ///
 /// `example` is a float tensor `[N, C, H, W]` or `[N, C]` on the CPU. The model must be in
 /// evaluation mode. Outputs equal the model's to rounding (1e-4 of their mean magnitude).
