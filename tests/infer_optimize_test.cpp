@@ -466,6 +466,17 @@ TEST(OptimizeErrors, SayWhatIsWrong) {
               HasSubstr("'0.weight' has changed since optimize(); call optimize() again"));
 }
 
+// The layers that were there live on.
+TEST(Optimize, SurvivesThatALayerIsExchanged) {
+  torch::nn::Sequential net(torch::nn::Conv2d(torch::nn::Conv2dOptions(3, 4, 3)));
+  net->eval();
+  const auto x = torch::randn({1, 3, 8, 8});
+  const auto fast = bsconv::optimize(net, x);
+  const auto expected = fast(x);
+  bsconv::replace_with_bsconv_u(net);
+  EXPECT_TRUE(torch::equal(fast(x), expected));
+}
+
 TEST(OptimizeErrors, NoticesAConvertedModel) {
   torch::nn::Sequential net(torch::nn::Conv2d(3, 4, 3));
   net->eval();
