@@ -2,7 +2,7 @@
 // The compute kernels alone, on rows that stay in the first-level cache. "MACs" counts
 // multiply-adds a second; `peak` is what the processor can do at most.
 #include <benchmark/benchmark.h>
-#include <bsconv/infer/memory.hpp>
+#include <bsconv/kernels/aligned.hpp>
 #include <bsconv/kernels/table.hpp>
 
 #include <cstdint>
@@ -10,7 +10,7 @@
 
 namespace {
 
-using bsconv::infer::AlignedFloats;
+using bsconv::kernels::AlignedFloats;
 using bsconv::kernels::KernelTable;
 
 void set_rate(benchmark::State& state, double multiply_adds) {

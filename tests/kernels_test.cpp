@@ -3,7 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <torch/torch.h>
-#include <bsconv/infer/pack.hpp>
+#include <bsconv/kernels/pack.hpp>
 #include <bsconv/kernels/table.hpp>
 
 #include <string>
@@ -64,8 +64,8 @@ TEST_P(Kernels, ConvolveAllTileSizesAndPanels) {
       const auto weight = torch::randn({out, in, 1, 1});
       const auto bias = torch::randn({out});
       const auto residual = torch::randn({1, out, 2, pixels});
-      const auto packed = bsconv::infer::pack_convolution(
-          weight, bias, bsconv::infer::WindowOrder::channels_last, table().width, 4);
+      const auto packed = bsconv::kernels::pack_convolution(
+          weight, bias, bsconv::kernels::WindowOrder::channels_last, table().width, 4);
       const auto image = to_image(x, table());
       const auto added = to_image(residual, table());
       auto result = torch::full({2, pixels, padded(out, table())}, 99.0F);
@@ -102,8 +102,8 @@ TEST_P(Kernels, ConvolveInRoundsEqualsAtOnce) {
   const auto x = torch::randn({1, 24, 1, 9});
   const auto weight = torch::randn({16, 24, 1, 1});
   const auto bias = torch::randn({16});
-  const auto packed = bsconv::infer::pack_convolution(
-      weight, bias, bsconv::infer::WindowOrder::channels_last, table().width, 4);
+  const auto packed = bsconv::kernels::pack_convolution(
+      weight, bias, bsconv::kernels::WindowOrder::channels_last, table().width, 4);
   const auto image = to_image(x, table());
   auto result = torch::full({1, 9, 16}, 99.0F);
   const std::vector<int64_t> segments = {0, 8, 16};
@@ -143,7 +143,7 @@ TEST_P(Kernels, DepthwiseOfEveryGeometry) {
             const auto expected = torch::conv2d(x, weight, bias, std::vector<int64_t>(2, stride),
                                                 std::vector<int64_t>(2, 0),
                                                 std::vector<int64_t>(2, dilation), channels);
-            const auto packed = bsconv::infer::pack_depthwise(weight, bias, table().width);
+            const auto packed = bsconv::kernels::pack_depthwise(weight, bias, table().width);
             const auto image = to_image(x, table());
             auto result = torch::zeros(
                 {expected.size(2), expected.size(3), padded(channels, table())}, torch::kFloat);
@@ -179,8 +179,8 @@ TEST_P(Kernels, PointwiseWithEveryActivation) {
   const auto scale = torch::randn({20});
   const auto shift = torch::randn({20});
   const auto residual = torch::randn({1, 20, 3, 5});
-  const auto scales = bsconv::infer::pack_channels(scale, table().width);
-  const auto shifts = bsconv::infer::pack_channels(shift, table().width);
+  const auto scales = bsconv::kernels::pack_channels(scale, table().width);
+  const auto shifts = bsconv::kernels::pack_channels(shift, table().width);
   const auto image = to_image(x, table());
   const auto added = to_image(residual, table());
   const auto shape = [](const torch::Tensor& v) { return v.view({1, -1, 1, 1}); };

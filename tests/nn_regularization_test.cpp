@@ -92,6 +92,23 @@ TEST(Regularization, VanishesForOrthonormalRowsOnly) {
               std::sqrt(5.0), 1e-6);
 }
 
+TEST(Regularization, OfManyWeightsIsTheSumOverThem) {
+  torch::manual_seed(7);
+  std::vector<torch::Tensor> weights;
+  torch::Tensor sum = torch::zeros({}, torch::kDouble);
+  for (const int64_t rows : {4, 2, 4, 4, 2}) {
+    weights.push_back(torch::randn({rows, 6, 1, 1}, torch::kDouble).requires_grad_());
+    sum = sum + bsconv::orthonormality_loss(weights.back());
+  }
+  const auto together = bsconv::orthonormality_loss(weights);
+  EXPECT_NEAR(together.item<double>(), sum.item<double>(), 1e-12);
+  const auto expected = torch::autograd::grad({sum}, weights);
+  const auto found = torch::autograd::grad({together}, weights);
+  for (std::size_t i = 0; i < weights.size(); ++i) {
+    EXPECT_TRUE(torch::allclose(found[i], expected[i], 1e-9, 1e-12));
+  }
+}
+
 TEST(Regularization, HasTheGradientOfItsValue) {
   torch::manual_seed(6);
   auto weight = torch::randn({3, 5, 1, 1}, torch::kDouble).requires_grad_();

@@ -1,23 +1,20 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 #include <bsconv/infer.hpp>
-#include <bsconv/util/parallel.hpp>
 #include <bsconv/util/text.hpp>
 #include <bsconv/zoo.hpp>
 
-#include <algorithm>
-#include <chrono>
 #include <cstdint>
-#include <functional>
 #include <iomanip>
 #include <iostream>
-#include <limits>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
+#include "bench_training.hpp"
 #include "commands.hpp"
 #include "common.hpp"
+#include "timing.hpp"
 
 namespace bsconv_program {
 
@@ -34,56 +31,8 @@ struct BenchArguments {
   std::string kernels;
   double seconds = 1.5;
   bool steps = false;
+  bool train = false;
 };
-
-double seconds_of(const std::function<void()>& call) {
-  const auto start = std::chrono::steady_clock::now();
-  call();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
-// One way to run a model, and the least time that it has taken.
-struct Candidate {
-  std::string name;
-  std::function<void()> call;
-  double best = std::numeric_limits<double>::infinity();
-};
-
-// Takes turns, so that a slow moment of the machine meets all of them alike.
-void time_in_turn(std::vector<Candidate>& candidates, double seconds) {
-  for (auto& candidate : candidates) {
-    candidate.call();
-    candidate.call();
-  }
-  constexpr int turns = 5;
-  for (int turn = 0; turn < turns; ++turn) {
-    for (auto& candidate : candidates) {
-      double spent = 0.0;
-      do {
-        const double taken = seconds_of(candidate.call);
-        candidate.best = std::min(candidate.best, taken);
-        spent += taken;
-      } while (spent < seconds / turns);
-    }
-  }
-}
-
-// Multiply-adds a second that the processor's threads can do at most.
-double measured_peak(const bsconv::kernels::KernelTable& kernels, int threads) {
-  constexpr int64_t rounds = 20'000;
-  std::vector<float> sink(static_cast<std::size_t>(threads));
-  double best = std::numeric_limits<double>::infinity();
-  for (int i = 0; i < 50; ++i) {
-    best = std::min(best, seconds_of([&] {
-                      bsconv::detail::parallel_for(threads, [&](int64_t begin, int64_t end) {
-                        for (int64_t t = begin; t < end; ++t) {
-                          sink[static_cast<std::size_t>(t)] = kernels.multiply_adds(rounds);
-                        }
-                      });
-                    }));
-  }
-  return static_cast<double>(rounds * 16 * kernels.width * threads) / best;
-}
 
 void print_header(const BenchArguments& arguments, double peak, const std::string& kernels) {
   std::cout << "Batch " << arguments.batch << ", " << torch::get_num_threads()
@@ -152,12 +101,17 @@ void bench_model(const BenchArguments& arguments, const std::string& name, doubl
 
 void run_bench(const BenchArguments& arguments) {
   const auto device = parse_device(arguments.device);
+  if (arguments.threads > 0) {
+    torch::set_num_threads(arguments.threads);
+  }
+  if (arguments.train) {
+    bench_training({arguments.names, arguments.batch, arguments.classes, device,
+                    arguments.format == "json", arguments.seconds});
+    return;
+  }
   if (!device.is_cpu()) {
     throw UsageError("bench: optimized models run on the CPU only; --device was " +
                      arguments.device);
-  }
-  if (arguments.threads > 0) {
-    torch::set_num_threads(arguments.threads);
   }
   const torch::NoGradGuard no_grad;
   const auto& kernels = bsconv::kernels::find_kernels(arguments.kernels);
@@ -173,8 +127,8 @@ void run_bench(const BenchArguments& arguments) {
 }  // namespace
 
 void add_bench_command(CLI::App& app) {
-  auto* command =
-      app.add_subcommand("bench", "Time inference: LibTorch's and that of optimized models");
+  auto* command = app.add_subcommand(
+      "bench", "Time inference or, with --train, training: LibTorch's and this library's");
   const auto arguments = std::make_shared<BenchArguments>();
   command->add_option("names", arguments->names, "The models, such as cifar_resnet20_bsconvu")
       ->required();
@@ -198,6 +152,8 @@ void add_bench_command(CLI::App& app) {
   command->add_option("--format", arguments->format, "The output's format")
       ->check(CLI::IsMember({"table", "json"}))
       ->capture_default_str();
+  command->add_flag("--train", arguments->train,
+                    "Time training steps instead: LibTorch's, and those on fused kernels");
   command->add_flag("--steps", arguments->steps, "Show the steps of the plan with their times");
   command->callback([arguments] { run_bench(*arguments); });
 }

@@ -4,6 +4,7 @@
 /// \file
 /// The modules: `BSConvU`, `BSConvS`, their regularization loss, and what custom models build on.
 
+#include <bsconv/autograd/fused_training.hpp>
 #include <bsconv/nn/bsconv_s.hpp>        // IWYU pragma: export
 #include <bsconv/nn/bsconv_u.hpp>        // IWYU pragma: export
 #include <bsconv/nn/composite.hpp>       // IWYU pragma: export

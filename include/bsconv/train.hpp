@@ -2,6 +2,7 @@
 #pragma once
 
 // IWYU pragma: begin_exports
+#include <bsconv/fused_training.hpp>
 #include <bsconv/train/checkpoint.hpp>
 #include <bsconv/train/evaluate.hpp>
 #include <bsconv/train/interrupt.hpp>

@@ -91,20 +91,21 @@ inline void expect_close(double value, const nlohmann::json& golden, double tole
   }
 }
 
-/// Expects the sum, absolute sum and first values of `tensor` to be the golden ones, to 1e-4 of
-/// the mean magnitude. `prefix` begins the names of the fields.
+/// Expects the sum, absolute sum and first values of `tensor` to be the golden ones, to `tolerance`
+/// times the mean magnitude. `prefix` begins the names of the fields.
 inline void expect_tensor(const torch::Tensor& tensor, const nlohmann::json& golden,
-                          const std::string& prefix) {
+                          const std::string& prefix, double tolerance = 1e-4) {
   const auto values = tensor.detach().cpu().to(torch::kDouble).flatten();
   const auto& total = golden.at(prefix + "abs_sum");
   const double mean =
       total.is_null() ? 1.0 : total.get<double>() / static_cast<double>(values.numel());
   const auto count = static_cast<double>(values.numel());
-  expect_close(values.sum().item<double>(), golden.at(prefix + "sum"), 1e-4 * mean * count, "sum");
-  expect_close(values.abs().sum().item<double>(), total, 1e-4 * mean * count, "absolute sum");
+  expect_close(values.sum().item<double>(), golden.at(prefix + "sum"), tolerance * mean * count,
+               "sum");
+  expect_close(values.abs().sum().item<double>(), total, tolerance * mean * count, "absolute sum");
   const auto& first = golden.at(prefix + "first8");
   for (std::size_t i = 0; i < first.size(); ++i) {
-    expect_close(values[static_cast<int64_t>(i)].item<double>(), first[i], 1e-4 * mean,
+    expect_close(values[static_cast<int64_t>(i)].item<double>(), first[i], tolerance * mean,
                  "value " + std::to_string(i));
   }
 }

@@ -18,7 +18,7 @@ class ConvolutionStep : public Step {
   /// A step that does what `node` says on `input` into `output`; `residual` may be null.
   ConvolutionStep(const kernels::KernelTable& kernels, const Node& node, const Buffer& input,
                   const Buffer* residual, const Buffer& output,
-                  std::shared_ptr<const PackedConvolution> weights)
+                  std::shared_ptr<const kernels::PackedConvolution> weights)
       : kernels_(kernels),
         node_(node),
         input_(input),
@@ -119,7 +119,7 @@ class ConvolutionStep : public Step {
   const Buffer& input_;
   const Buffer* residual_;
   const Buffer& output_;
-  std::shared_ptr<const PackedConvolution> weights_;
+  std::shared_ptr<const kernels::PackedConvolution> weights_;
   std::vector<int64_t> segments_;
   int64_t depth_ = 0;
   int64_t multiply_adds_ = 0;

@@ -47,8 +47,8 @@ class DepthwiseStep : public Step {
   /// null.
   DepthwiseStep(const kernels::KernelTable& kernels, const Node* pointwise, const Node& depthwise,
                 const Buffer& input, const Buffer* residual, const Buffer& output,
-                std::shared_ptr<const PackedConvolution> pointwise_weights,
-                std::shared_ptr<const PackedDepthwise> weights, Blocking blocking)
+                std::shared_ptr<const kernels::PackedConvolution> pointwise_weights,
+                std::shared_ptr<const kernels::PackedDepthwise> weights, Blocking blocking)
       : kernels_(kernels),
         pointwise_(pointwise),
         node_(depthwise),
@@ -65,7 +65,7 @@ class DepthwiseStep : public Step {
     }
     panels_ = pointwise_weights_ != nullptr
                   ? pointwise_weights_->panels
-                  : split_panels(output_.pixel / kernels_.width, blocking_.vectors);
+                  : kernels::split_panels(output_.pixel / kernels_.width, blocking_.vectors);
     int64_t most = 0;
     for (const auto& panel : panels_) {
       most = std::max(most, panel.vectors);
@@ -127,7 +127,7 @@ class DepthwiseStep : public Step {
   // Floats of all rows of one vector, with the zeros before the first.
   int64_t plane() const { return capacity() * row() + node_.padding[1] * kernels_.width; }
 
-  void run_panel(const Frame& frame, const PackedConvolution::Panel& panel, int64_t begin,
+  void run_panel(const Frame& frame, const kernels::PackedConvolution::Panel& panel, int64_t begin,
                  int64_t end) const {
     const int64_t stride = node_.stride[0];
     float* rows = frame.scratch;
@@ -189,7 +189,7 @@ class DepthwiseStep : public Step {
   }
 
   // Fills `count` rows with those of the input from `first` on; rows outside of it are zeros.
-  void make_rows(const Frame& frame, const PackedConvolution::Panel& panel, int64_t first,
+  void make_rows(const Frame& frame, const kernels::PackedConvolution::Panel& panel, int64_t first,
                  int64_t count, float* to) const {
     const int64_t plane = this->plane();
     const int64_t begin = std::clamp<int64_t>(first, 0, input_.height);
@@ -225,7 +225,7 @@ class DepthwiseStep : public Step {
     kernels_.convolve(c);
   }
 
-  void copy_rows(kernels::Image<const float> image, const PackedConvolution::Panel& panel,
+  void copy_rows(kernels::Image<const float> image, const kernels::PackedConvolution::Panel& panel,
                  int64_t count, float* to) const {
     kernels::Pointwise copy;
     copy.input = image;
@@ -244,12 +244,12 @@ class DepthwiseStep : public Step {
   const Buffer& input_;
   const Buffer* residual_;
   const Buffer& output_;
-  std::shared_ptr<const PackedConvolution> pointwise_weights_;
-  std::shared_ptr<const PackedDepthwise> weights_;
+  std::shared_ptr<const kernels::PackedConvolution> pointwise_weights_;
+  std::shared_ptr<const kernels::PackedDepthwise> weights_;
   Blocking blocking_;
   int64_t columns_;
   int64_t multiply_adds_ = 0;
-  std::vector<PackedConvolution::Panel> panels_;
+  std::vector<kernels::PackedConvolution::Panel> panels_;
   std::vector<int64_t> segments_;
 };
 

@@ -6,11 +6,11 @@
 #include <bsconv/infer/depthwise_step.hpp>
 #include <bsconv/infer/graph.hpp>
 #include <bsconv/infer/import_step.hpp>
-#include <bsconv/infer/pack.hpp>
 #include <bsconv/infer/plan.hpp>
 #include <bsconv/infer/pointwise_step.hpp>
 #include <bsconv/infer/pool_step.hpp>
 #include <bsconv/infer/simplify.hpp>
+#include <bsconv/kernels/pack.hpp>
 #include <bsconv/kernels/table.hpp>
 
 #include <algorithm>
@@ -35,27 +35,27 @@ class PackCache {
 
   /// The convolution weights of `key`; `make` makes them where they are missing.
   template <class Make>
-  std::shared_ptr<const PackedConvolution> convolution(const Key& key, Make&& make) {
+  std::shared_ptr<const kernels::PackedConvolution> convolution(const Key& key, Make&& make) {
     auto& found = convolutions_[key];
     if (found == nullptr) {
-      found = std::make_shared<const PackedConvolution>(make());
+      found = std::make_shared<const kernels::PackedConvolution>(make());
     }
     return found;
   }
 
   /// The depthwise weights of `key`.
   template <class Make>
-  std::shared_ptr<const PackedDepthwise> depthwise(const Key& key, Make&& make) {
+  std::shared_ptr<const kernels::PackedDepthwise> depthwise(const Key& key, Make&& make) {
     auto& found = depthwises_[key];
     if (found == nullptr) {
-      found = std::make_shared<const PackedDepthwise>(make());
+      found = std::make_shared<const kernels::PackedDepthwise>(make());
     }
     return found;
   }
 
  private:
-  std::map<Key, std::shared_ptr<const PackedConvolution>> convolutions_;
-  std::map<Key, std::shared_ptr<const PackedDepthwise>> depthwises_;
+  std::map<Key, std::shared_ptr<const kernels::PackedConvolution>> convolutions_;
+  std::map<Key, std::shared_ptr<const kernels::PackedDepthwise>> depthwises_;
 };
 
 namespace detail {
@@ -320,8 +320,8 @@ class Planner {
     std::vector<std::size_t> used = node.inputs;
     used.push_back(node.outputs[0]);
     if (imports_[index]) {
-      add(std::make_unique<ImportStep>(output, pack_channels(node.scale, kernels_.width),
-                                       pack_channels(node.bias, kernels_.width)),
+      add(std::make_unique<ImportStep>(output, kernels::pack_channels(node.scale, kernels_.width),
+                                       kernels::pack_channels(node.bias, kernels_.width)),
           index, {node.outputs[0]});
       return;
     }
@@ -354,8 +354,10 @@ class Planner {
       default:
         add(std::make_unique<PointwiseStep>(
                 kernels_, node, input, residual, nullptr, output,
-                node.scale.defined() ? pack_channels(node.scale, kernels_.width) : AlignedFloats(),
-                node.bias.defined() ? pack_channels(node.bias, kernels_.width) : AlignedFloats()),
+                node.scale.defined() ? kernels::pack_channels(node.scale, kernels_.width)
+                                     : AlignedFloats(),
+                node.bias.defined() ? kernels::pack_channels(node.bias, kernels_.width)
+                                    : AlignedFloats()),
             index, used);
         break;
     }
@@ -373,7 +375,7 @@ class Planner {
     const auto blocking =
         DepthwiseStep::choose(node, input, output, kernels_.width, most_vectors(), row_bytes);
     auto weights = packs_.depthwise({node.origin, node.weight.sizes().vec(), 0, 0}, [&] {
-      return pack_depthwise(node.weight, node.bias, kernels_.width);
+      return kernels::pack_depthwise(node.weight, node.bias, kernels_.width);
     });
     add(std::make_unique<DepthwiseStep>(
             kernels_, pointwise, node, input, residual, output,
@@ -385,13 +387,14 @@ class Planner {
   // Vectors of sums that still leave registers for enough pixels.
   int64_t most_vectors() const { return kernels_.registers >= 32 ? 4 : 2; }
 
-  std::shared_ptr<const PackedConvolution> pack(const Node& node, const Buffer& input,
-                                                int64_t most) {
+  std::shared_ptr<const kernels::PackedConvolution> pack(const Node& node, const Buffer& input,
+                                                         int64_t most) {
     return packs_.convolution(
         {node.origin, node.weight.sizes().vec(), input.planar ? 1 : 0, most}, [&] {
-          return pack_convolution(node.weight, node.bias,
-                                  input.planar ? WindowOrder::planar : WindowOrder::channels_last,
-                                  kernels_.width, most);
+          return kernels::pack_convolution(
+              node.weight, node.bias,
+              input.planar ? kernels::WindowOrder::planar : kernels::WindowOrder::channels_last,
+              kernels_.width, most);
         });
   }
 

@@ -3,8 +3,8 @@
 
 #include <bsconv/infer/graph.hpp>
 #include <bsconv/infer/memory.hpp>
-#include <bsconv/infer/pack.hpp>
 #include <bsconv/kernels/arguments.hpp>
+#include <bsconv/kernels/pack.hpp>
 
 #include <algorithm>
 #include <cstddef>

@@ -6,10 +6,12 @@
 #include <torch/nn/modules/conv.h>
 #include <torch/nn/pimpl.h>
 #include <bsconv/nn/fold.hpp>
+#include <bsconv/nn/fused_layers.hpp>
 #include <bsconv/nn/options.hpp>
 #include <bsconv/nn/regularization.hpp>
 
 #include <ostream>
+#include <utility>
 
 namespace bsconv {
 
@@ -72,6 +74,9 @@ class BSConvSImpl : public torch::nn::Cloneable<BSConvSImpl>, public Regularized
     if (pw) {
       return dw->forward(pw->forward(input));
     }
+    if (auto output = detail::fused_layer(input, parts())) {
+      return *std::move(output);
+    }
     auto x = pw1->forward(input);
     if (bn1) {
       x = bn1->forward(x);
@@ -95,6 +100,11 @@ class BSConvSImpl : public torch::nn::Cloneable<BSConvSImpl>, public Regularized
 
   /// Whether there is a loss: true until `fuse()`.
   bool is_regularized() const override { return !is_fused(); }
+
+  /// The weight of `pw1`; undefined after `fuse()`.
+  torch::Tensor orthonormal_weight() const override {
+    return is_fused() ? torch::Tensor() : pw1->weight;
+  }
 
   /// Folds the batch normalizations and multiplies `pw1` and `pw2` together where the product
   /// `pw` takes fewer multiplications, in place, for evaluation.
@@ -131,6 +141,11 @@ class BSConvSImpl : public torch::nn::Cloneable<BSConvSImpl>, public Regularized
     }
     dw = register_module("dw", depthwise);
     fusion_ = merge ? Fusion::merged : Fusion::folded;
+  }
+
+  /// The layer's parts, for operators that run several layers as one; not of a fused layer.
+  detail::LayerParts parts() const {
+    return {pw1.get(), bn1 ? bn1.get() : nullptr, pw2.get(), bn2 ? bn2.get() : nullptr, dw.get()};
   }
 
   /// Whether `fuse()` has changed the layer.

@@ -6,9 +6,11 @@
 #include <torch/nn/modules/conv.h>
 #include <torch/nn/pimpl.h>
 #include <bsconv/nn/fold.hpp>
+#include <bsconv/nn/fused_layers.hpp>
 #include <bsconv/nn/options.hpp>
 
 #include <ostream>
+#include <utility>
 
 namespace bsconv {
 
@@ -53,6 +55,9 @@ class BSConvUImpl : public torch::nn::Cloneable<BSConvUImpl> {
   /// Maps `input` `[N, in_channels, H, W]` to `[N, out_channels, H', W']`.
   torch::Tensor forward(const torch::Tensor& input) {
     detail::check_input("BSConvU", input, options.in_channels());
+    if (auto output = detail::fused_layer(input, parts())) {
+      return *std::move(output);
+    }
     auto x = pw->forward(input);
     if (bn) {
       x = bn->forward(x);
@@ -74,6 +79,11 @@ class BSConvUImpl : public torch::nn::Cloneable<BSConvUImpl> {
     unregister_module("bn");
     bn = nullptr;
     fused_ = true;
+  }
+
+  /// The layer's parts, for operators that run several layers as one.
+  detail::LayerParts parts() const {
+    return {nullptr, nullptr, pw.get(), bn ? bn.get() : nullptr, dw.get()};
   }
 
   /// Whether `fuse()` has folded the batch normalization.

@@ -4,6 +4,7 @@
 #include <torch/nn/modules/container/any.h>
 #include <torch/types.h>
 #include <bsconv/nn/call_observer.hpp>
+#include <bsconv/nn/fused_run.hpp>
 #include <bsconv/nn/layer.hpp>
 
 #include <cstddef>
@@ -103,10 +104,19 @@ class Composite : public LayerImpl, public ChildHost {
     return call_slot(child.index_, input);
   }
 
-  /// Runs all children in turn, each on the last one's output.
+  /// Runs all children in turn, each on the last one's output. In training mode some of them may
+  /// run as one on fused kernels, see `fused_training_enabled`.
   torch::Tensor call_all(torch::Tensor input) {
-    for (std::size_t index = 0; index < slots_.size(); ++index) {
-      input = call_slot(index, input);
+    for (std::size_t index = 0; index < slots_.size();) {
+      const auto at = [&](std::size_t ahead) {
+        return index + ahead < slots_.size() ? slots_[index + ahead].pointer.get() : nullptr;
+      };
+      if (auto run = detail::fused_run(*at(0), at(1), at(2), input)) {
+        input = std::move(run->output);
+        index += run->modules;
+      } else {
+        input = call_slot(index++, input);
+      }
     }
     return input;
   }

@@ -5,7 +5,10 @@
 #include <bsconv/nn/walk.hpp>
 
 #include <cmath>
+#include <cstdint>
+#include <map>
 #include <string>
+#include <vector>
 
 namespace bsconv {
 
@@ -22,6 +25,10 @@ class Regularized {
 
   /// Whether the module has a term at all.
   virtual bool is_regularized() const = 0;
+
+  /// The weight whose `orthonormality_loss` the term is, so that the terms of many modules can be
+  /// computed together; undefined, the default, if it is anything else.
+  virtual torch::Tensor orthonormal_weight() const { return {}; }
 };
 
 /// The Frobenius norm of `W W^T - I`, a tensor without dimensions: how far the rows of `weight`
@@ -29,6 +36,25 @@ class Regularized {
 inline torch::Tensor orthonormality_loss(const torch::Tensor& weight) {
   const auto matrix = weight.flatten(1);
   return (matrix.matmul(matrix.t()) - torch::eye(matrix.size(0), matrix.options())).norm();
+}
+
+/// The sum of the `orthonormality_loss` of `weights`, a tensor without dimensions; those of one
+/// shape are computed together, which takes few operators instead of some for each.
+inline torch::Tensor orthonormality_loss(const std::vector<torch::Tensor>& weights) {
+  std::map<std::vector<int64_t>, std::vector<torch::Tensor>> by_shape;
+  for (const auto& weight : weights) {
+    const auto matrix = weight.flatten(1);
+    by_shape[matrix.sizes().vec()].push_back(matrix);
+  }
+  torch::Tensor sum;
+  for (const auto& [shape, matrices] : by_shape) {
+    const auto stack = torch::stack(matrices);
+    const auto products = stack.matmul(stack.transpose(1, 2));
+    const auto loss =
+        (products - torch::eye(shape[0], products.options())).flatten(1).norm(2, 1).sum();
+    sum = sum.defined() ? sum + loss : loss;
+  }
+  return sum;
 }
 
 /// Whether any module of `model` adds a term to the training loss.
@@ -50,13 +76,22 @@ inline torch::Tensor regularization_loss(const torch::nn::Module& model, double 
   TORCH_CHECK_VALUE(std::isfinite(alpha) && alpha >= 0.0,
                     "regularization_loss: alpha must be finite and at least 0, got ", alpha);
   torch::Tensor sum;
+  const auto add = [&sum](const torch::Tensor& loss) { sum = sum.defined() ? sum + loss : loss; };
+  std::vector<torch::Tensor> weights;
   for_each_module(model, [&](const torch::nn::Module& module, const std::string&) {
     const auto* regularized = dynamic_cast<const Regularized*>(&module);
     if (regularized != nullptr && regularized->is_regularized()) {
-      const auto loss = regularized->regularization_loss();
-      sum = sum.defined() ? sum + loss : loss;
+      const auto weight = regularized->orthonormal_weight();
+      if (weight.defined()) {
+        weights.push_back(weight);
+      } else {
+        add(regularized->regularization_loss());
+      }
     }
   });
+  if (!weights.empty()) {
+    add(orthonormality_loss(weights));
+  }
   if (sum.defined()) {
     return alpha * sum;
   }

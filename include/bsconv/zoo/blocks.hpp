@@ -11,6 +11,7 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <ostream>
 #include <string>
 #include <vector>
@@ -95,24 +96,42 @@ class ConvBlockImpl : public Composite<ConvBlockImpl> {
  public:
   /// A block as `options` describe it.
   explicit ConvBlockImpl(const ConvBlockOptions& options) {
-    add("conv",
-        torch::nn::Conv2d(torch::nn::Conv2dOptions(options.in_channels(), options.out_channels(),
-                                                   options.kernel_size())
-                              .stride(options.stride())
-                              .padding(options.kernel_size() / 2)
-                              .groups(options.groups())
-                              .bias(false)));
+    conv_ = add("conv", torch::nn::Conv2d(torch::nn::Conv2dOptions(options.in_channels(),
+                                                                   options.out_channels(),
+                                                                   options.kernel_size())
+                                              .stride(options.stride())
+                                              .padding(options.kernel_size() / 2)
+                                              .groups(options.groups())
+                                              .bias(false)));
     if (options.with_bn()) {
-      add("bn", torch::nn::BatchNorm2d(options.out_channels()));
+      bn_ = add("bn", torch::nn::BatchNorm2d(options.out_channels()));
     }
     if (options.activation() != Activation::none) {
-      add("activation", make_activation(options.activation()));
+      activation_ = add("activation", make_activation(options.activation()));
     }
+  }
+
+  /// `activation(block(input) + residual)` on the fused kernels for training; none where they don't
+  /// apply or the block has an activation of its own.
+  std::optional<torch::Tensor> forward_fused(const torch::Tensor& input,
+                                             const torch::Tensor& residual,
+                                             const torch::nn::Module& activation) {
+    const auto kind = bsconv::detail::fusible_activation(&activation);
+    auto* norm = bn_ ? module(bn_)->as<torch::nn::BatchNorm2d>() : nullptr;
+    if (activation_ || !kind || norm == nullptr) {
+      return std::nullopt;
+    }
+    return bsconv::detail::fused_residual(
+        *module(conv_), *norm, input, {nullptr, *kind, residual},
+        [this](const torch::Tensor& x) { return call(conv_, x); });
   }
 
   torch::Tensor forward(const torch::Tensor& input) override { return call_all(input); }
   /// Prints the type and its options, without children.
   void pretty_print(std::ostream& stream) const override { stream << "bsconv::zoo::ConvBlock"; }
+
+ private:
+  Child conv_, bn_, activation_;
 };
 /// A `ModuleHolder` for `ConvBlockImpl`.
 TORCH_MODULE(ConvBlock);

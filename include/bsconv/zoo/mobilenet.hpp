@@ -105,8 +105,11 @@ class InvertedResidualImpl : public Composite<InvertedResidualImpl>, public Regu
 
   /// The Frobenius norm of `W W^T - I`, with W the weight of `conv3`.
   torch::Tensor regularization_loss() const override {
+    return orthonormality_loss(orthonormal_weight());
+  }
+  torch::Tensor orthonormal_weight() const override {
     const auto conv = module(conv3_)->named_children()["conv"];
-    return orthonormality_loss(conv->named_parameters()["weight"]);
+    return conv->named_parameters()["weight"];
   }
   bool is_regularized() const override { return options.regularized(); }
 

@@ -31,7 +31,13 @@ class ResidualUnitImpl : public Composite<ResidualUnitImpl> {
 
   torch::Tensor forward(const torch::Tensor& input) override {
     const auto residual = projection_ ? call(projection_, input) : input;
-    return call(relu_, call(conv2_, call(conv1_, input)) + residual);
+    const auto hidden = call(conv1_, input);
+    if (auto* block = module(conv2_)->as<ConvBlock>()) {
+      if (auto output = block->forward_fused(hidden, residual, *module(relu_))) {
+        return *std::move(output);
+      }
+    }
+    return call(relu_, call(conv2_, hidden) + residual);
   }
   /// Prints the type and its options, without children.
   void pretty_print(std::ostream& stream) const override { stream << "bsconv::zoo::ResidualUnit"; }
@@ -63,7 +69,9 @@ class PreactivationUnitImpl : public Composite<PreactivationUnitImpl> {
   }
 
   torch::Tensor forward(const torch::Tensor& input) override {
-    const auto activated = call(relu_, call(bn_, input));
+    const auto run = bsconv::detail::fused_run(*module(bn_), module(relu_).get(), nullptr, input);
+    const auto activated =
+        run && run->modules == 2 ? run->output : call(relu_, run ? run->output : call(bn_, input));
     const auto residual = projection_ ? call(projection_, activated) : input;
     return call(conv2_, call(conv1_, activated)) + residual;
   }

@@ -2,7 +2,7 @@
 #pragma once
 
 #include <torch/types.h>
-#include <bsconv/infer/memory.hpp>
+#include <bsconv/kernels/aligned.hpp>
 
 #include <algorithm>
 #include <cstddef>
@@ -12,7 +12,7 @@
 /// \file
 /// Weights in the order in which the kernels read them.
 
-namespace bsconv::infer {
+namespace bsconv::kernels {
 
 /// In which order a window of the input lies in memory.
 enum class WindowOrder {
@@ -124,4 +124,4 @@ inline AlignedFloats pack_channels(const torch::Tensor& values, int64_t width) {
   return packed;
 }
 
-}  // namespace bsconv::infer
+}  // namespace bsconv::kernels

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: BSD-3-Clause-Clear
+#pragma once
+
+#include <torch/types.h>
+#include <bsconv/kernels/arguments.hpp>
+
+#include <array>
+#include <cstdint>
+#include <optional>
+
+/// \file
+/// What a fused training operator computes, in tensors: no module is known here.
+
+namespace bsconv::detail {
+
+/// A batch normalization in training mode. Undefined tensors are parts that it hasn't.
+struct TrainingBatchNorm {
+  torch::Tensor weight;
+  torch::Tensor bias;
+  torch::Tensor running_mean;
+  torch::Tensor running_var;
+  torch::Tensor num_batches_tracked;
+  double eps = 1e-5;
+  /// How much of the running statistics a step replaces; none: the mean over all steps.
+  std::optional<double> momentum = 0.1;
+};
+
+/// Geometry of a depthwise convolution.
+struct DepthwiseGeometry {
+  std::array<int64_t, 2> kernel{};
+  std::array<int64_t, 2> stride{};
+  std::array<int64_t, 2> padding{};
+  std::array<int64_t, 2> dilation{};
+
+  /// The size of the output along `axis` (0: height) for an input of `size`.
+  int64_t output_size(int axis, int64_t size) const {
+    const auto i = static_cast<std::size_t>(axis);
+    return (size + 2 * padding[i] - dilation[i] * (kernel[i] - 1) - 1) / stride[i] + 1;
+  }
+};
+
+/// A BSConv-U or BSConv-S layer in training mode, with what follows it:
+/// `[pw1 -> [bn1]] -> pw -> [bn2] -> dw -> [bn -> activation(+ residual)]`.
+struct TrainingBlock {
+  /// Weight of the first pointwise convolution of a BSConv-S, `[mid, in, 1, 1]`; else undefined.
+  torch::Tensor first;
+  /// The batch normalization behind `first`.
+  std::optional<TrainingBatchNorm> first_norm;
+  /// Weight of the pointwise convolution in front of the depthwise one, `[out, mid, 1, 1]`.
+  torch::Tensor pointwise;
+  /// The batch normalization behind `pointwise`.
+  std::optional<TrainingBatchNorm> pointwise_norm;
+  /// Weight of the depthwise convolution, `[out, 1, height, width]`.
+  torch::Tensor depthwise;
+  /// Its bias, or undefined.
+  torch::Tensor bias;
+  /// Its geometry.
+  DepthwiseGeometry geometry;
+  /// The batch normalization behind the layer.
+  std::optional<TrainingBatchNorm> norm;
+  /// What follows `norm`: `identity`, `relu` or `relu6`.
+  kernels::Activation activation = kernels::Activation::identity;
+};
+
+}  // namespace bsconv::detail

@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: BSD-3-Clause-Clear
+#pragma once
+
+#include <torch/types.h>
+#include <bsconv/autograd/block_statistics.hpp>
+#include <bsconv/autograd/images.hpp>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <optional>
+
+namespace bsconv::detail {
+
+/// The forward pass of a block on its fused kernels.
+///
+/// The output of the pointwise convolutions never leaves the caches: rows of it are made, read by
+/// the depthwise convolution, and made anew by the backward pass.
+class BlockForward {
+ public:
+  /// For `block`, on `kernels`, whose vectors divide the block's output channels.
+  BlockForward(const TrainingBlock& block, const kernels::TrainingKernelTable& kernels)
+      : block_(block), kernels_(kernels), width_(kernels.forward->width) {}
+
+  /// Computes the block. `input` is `[N, in, H, W]`, channels_last; `residual` has the output's
+  /// shape or is undefined.
+  void run(const torch::Tensor& input, const torch::Tensor& residual) {
+    const PixelTensor x = pixels_of(input);
+    statistics = c10::make_intrusive<BlockStatistics>();
+    prepare_middle(input, x);
+    const auto& geometry = block_.geometry;
+    const int64_t out = block_.pointwise.size(0);
+    auto convolved = empty_images(input, out, geometry.output_size(0, x.height),
+                                  geometry.output_size(1, x.width));
+    const auto z = pixels_of(convolved);
+    const int64_t count = z.images * z.pixels();
+    const ImageParts parts(x.images);
+    const auto moments = convolve(parts, z) / static_cast<double>(count);
+    if (!block_.norm) {
+      output = convolved;
+      return;
+    }
+    statistics->outer = normalize_by_moments(*block_.norm, moments, count);
+    before_norm = convolved;
+    output =
+        normalize(convolved, statistics->outer, block_.activation, residual, *kernels_.forward);
+  }
+
+  /// `activation(input * scale + shift + residual)`, `[N, C, H, W]`, channels_last.
+  static torch::Tensor normalize(const torch::Tensor& input, const Normalization& norm,
+                                 kernels::Activation activation, const torch::Tensor& residual,
+                                 const kernels::KernelTable& kernels) {
+    auto result = empty_images(input, input.size(1), input.size(2), input.size(3));
+    const auto from = pixels_of(input);
+    const auto to = pixels_of(result);
+    const auto scale = kernels::pack_channels(norm.scale, kernels.width);
+    const auto shift = kernels::pack_channels(norm.shift(), kernels.width);
+    const float* added = residual.defined() ? residual.const_data_ptr<float>() : nullptr;
+    const int64_t size = from.pixels() * from.channels;
+    ImageParts(from.images).run([&](int64_t, int64_t begin, int64_t end) {
+      kernels::Pointwise p;
+      p.input = {from.at(begin), 0, from.channels};
+      p.scale = scale.data();
+      p.shift = shift.data();
+      p.output = {to.at(begin), 0, to.channels};
+      p.rows = 1;
+      p.pixels = (end - begin) * from.pixels();
+      p.vectors = from.channels / kernels.width;
+      p.epilogue.after = activation;
+      if (added != nullptr) {
+        p.epilogue.residual = {added + begin * size, 0, from.channels};
+      }
+      kernels.pointwise(p);
+    });
+    return result;
+  }
+
+  /// The block's output.
+  torch::Tensor output;
+  /// The input of the last batch normalization; undefined without one.
+  torch::Tensor before_norm;
+  /// What `pointwise` reads, `[N, H, W, C]` with `C` at least its channels; undefined if that is
+  /// the block's input.
+  torch::Tensor middle;
+  /// What the batch is like.
+  c10::intrusive_ptr<BlockStatistics> statistics;
+
+ private:
+  /// Makes `middle`, and finds out the inner statistics.
+  void prepare_middle(const torch::Tensor& input, const PixelTensor& x) {
+    const int64_t mid = block_.pointwise.size(1);
+    const int64_t padded = whole_vectors(mid, width_);
+    const bool normalized = block_.pointwise_norm.has_value();
+    if (block_.first.defined()) {
+      middle = torch::empty({x.images, x.height, x.width, padded});
+    } else if (normalized && padded != mid) {
+      middle = pad_channels(input, padded);
+    }
+    u_ = middle.defined() ? PixelTensor(middle, false) : x;
+    const ImageParts parts(x.images);
+    torch::Tensor sums;
+    torch::Tensor products;
+    if (normalized) {
+      sums = parts.zeros(padded, torch::kDouble);
+      products = parts.zeros(mid * padded, torch::kDouble);
+    }
+    if (normalized || block_.first.defined()) {
+      std::optional<PackedPointwise> first;
+      if (block_.first.defined()) {
+        first.emplace(*kernels_.forward, block_.first.detach().flatten(1));
+      }
+      parts.run([&](int64_t part, int64_t begin, int64_t end) {
+        for (int64_t image = begin; image < end; ++image) {
+          if (first) {
+            first->run({x.at(image), 0, x.channels}, {u_.at(image), 0, padded}, width_, 1,
+                       x.pixels());
+          }
+          if (normalized) {
+            add_moments(image, mid, sums.data_ptr<double>() + part * padded,
+                        products.data_ptr<double>() + part * mid * padded);
+          }
+        }
+      });
+    }
+    if (normalized) {
+      sums = sums.sum(0).narrow(0, 0, mid);
+      products = products.sum(0).view({mid, padded}).narrow(1, 0, mid);
+    }
+    solve_inner_statistics(block_, sums, products, x.images * x.pixels(), *statistics);
+  }
+
+  /// Adds one image's sums and products of channels of `u` to those in double.
+  void add_moments(int64_t image, int64_t mid, double* sums, double* products) const {
+    const int64_t padded = u_.channels;
+    const int64_t size = mid * padded;
+    float* local = scratch(0, size + 2 * padded);
+    std::fill_n(local, size + 2 * padded, 0.0F);
+    kernels::OuterProducts o;
+    o.left = o.right = u_.at(image);
+    o.left_pixel = o.right_pixel = padded;
+    o.rows = mid;
+    o.vectors = padded / width_;
+    o.sums = local;
+    o.pixels = u_.pixels();
+    kernels_.outer_products(o);
+    kernels::Moments m;
+    m.input = u_.at(image);
+    m.sums = local + size;
+    m.shift = local + size + padded;
+    m.pixels = u_.pixels();
+    m.vectors = o.vectors;
+    kernels_.moments(m);
+    for (int64_t i = 0; i < size; ++i) {
+      products[i] += static_cast<double>(local[i]);
+    }
+    for (int64_t i = 0; i < padded; ++i) {
+      sums[i] += static_cast<double>(m.sums[i]);
+    }
+  }
+
+  /// Rows of output that a thread makes at a time, so that what is between stays in the caches.
+  int64_t band_rows(int64_t padded_width, int64_t channels, int64_t output_rows) const {
+    constexpr int64_t cached_floats = 64 * 1024;
+    const auto& g = block_.geometry;
+    const int64_t rows = cached_floats / (padded_width * channels);
+    const int64_t window = g.dilation[0] * (g.kernel[0] - 1) + 1;
+    return std::clamp<int64_t>((rows - window) / g.stride[0] + 1, 1, output_rows);
+  }
+
+  /// Both convolutions into `z`; the sums of its channels, and of their squares, `[2, out]`,
+  /// double.
+  torch::Tensor convolve(const ImageParts& parts, const PixelTensor& z) {
+    const PackedPointwise pointwise(*kernels_.forward, statistics->weight, statistics->bias);
+    const auto depthwise = kernels::pack_depthwise(
+        block_.depthwise.detach(),
+        block_.bias.defined() ? block_.bias.detach() : torch::zeros({z.channels}), width_);
+    const auto& g = block_.geometry;
+    const int64_t padded_width = u_.width + 2 * g.padding[1];
+    const int64_t vectors = z.channels / width_;
+    const int64_t band = band_rows(padded_width, z.channels, z.height);
+    const int64_t window = g.dilation[0] * (g.kernel[0] - 1) + 1;
+    const int64_t row = padded_width * width_;
+    const int64_t plane = ((band - 1) * g.stride[0] + window) * row;
+    auto moments = parts.zeros(2 * z.channels, torch::kDouble);
+
+    kernels::Depthwise d;
+    d.input_row = row;
+    d.input_vector = plane;
+    std::copy_n(g.kernel.data(), 2, d.kernel);
+    std::copy_n(g.stride.data(), 2, d.stride);
+    std::copy_n(g.dilation.data(), 2, d.dilation);
+    d.weights = depthwise.weights.data();
+    d.bias = depthwise.bias.data();
+    d.pixels = z.width;
+    d.vectors = vectors;
+    parts.run([&](int64_t part, int64_t begin, int64_t end) {
+      float* planes = scratch(0, vectors * plane);
+      double* totals = moments.data_ptr<double>() + part * 2 * z.channels;
+      std::fill_n(planes, vectors * plane, 0.0F);
+      auto step = d;
+      step.input = planes;
+      for (int64_t image = begin; image < end; ++image) {
+        int64_t made = 0;  // Rows of the padded image that the planes reach to.
+        for (int64_t first = 0; first < z.height; first += band) {
+          const int64_t rows = std::min(band, z.height - first);
+          const int64_t top = first * g.stride[0];
+          const int64_t bottom = top + (rows - 1) * g.stride[0] + window;
+          const int64_t kept = first == 0 ? 0 : std::max<int64_t>(0, made - top);
+          for (int64_t v = 0; v < vectors && kept > 0; ++v) {
+            float* to = planes + v * plane;
+            std::memmove(to, to + band * g.stride[0] * row,
+                         static_cast<std::size_t>(kept * row) * sizeof(float));
+          }
+          make_rows(image, top, top + kept, bottom, planes, plane, row, pointwise, vectors);
+          made = bottom;
+          step.output = {z.at(image, first), z.width * z.channels, z.channels};
+          step.rows = rows;
+          kernels_.forward->depthwise(step);
+          if (block_.norm) {
+            detail::add_moments(kernels_, z.at(image, first), rows * z.width, z.channels, totals);
+          }
+        }
+      }
+    });
+    return moments.sum(0).view({2, z.channels});
+  }
+
+  /// Makes the rows `begin` to `end` of the padded image; the planes start at row `top` of it.
+  void make_rows(int64_t image, int64_t top, int64_t begin, int64_t end, float* planes,
+                 int64_t plane, int64_t row, const PackedPointwise& pointwise,
+                 int64_t vectors) const {
+    const auto& padding = block_.geometry.padding;
+    const int64_t inside = std::clamp(padding[0], begin, end);
+    const int64_t outside = std::clamp(padding[0] + u_.height, inside, end);
+    for (int64_t v = 0; v < vectors; ++v) {
+      float* to = planes + v * plane;
+      std::fill(to + (begin - top) * row, to + (inside - top) * row, 0.0F);
+      std::fill(to + (outside - top) * row, to + (end - top) * row, 0.0F);
+    }
+    if (outside > inside) {
+      pointwise.run({u_.at(image, inside - padding[0]), u_.width * u_.channels, u_.channels},
+                    {planes + (inside - top) * row + padding[1] * width_, row, width_}, plane,
+                    outside - inside, u_.width);
+    }
+  }
+
+  const TrainingBlock& block_;
+  const kernels::TrainingKernelTable& kernels_;
+  int64_t width_;
+  PixelTensor u_;
+};
+
+}  // namespace bsconv::detail

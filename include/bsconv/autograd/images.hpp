@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: BSD-3-Clause-Clear
+#pragma once
+
+#include <ATen/Parallel.h>
+#include <torch/types.h>
+#include <bsconv/kernels/pack.hpp>
+#include <bsconv/kernels/training_table.hpp>
+#include <bsconv/util/parallel.hpp>
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+/// \file
+/// Tensors `[N, C, H, W]` in channels_last order as the kernels take them, and work that is split
+/// over their images.
+
+namespace bsconv::detail {
+
+/// A tensor whose pixels lie one behind the other, each with its channels together.
+struct PixelTensor {
+  float* data = nullptr;
+  int64_t images = 0;
+  int64_t height = 0;
+  int64_t width = 0;
+  int64_t channels = 0;
+
+  PixelTensor() = default;
+  /// Refers to `tensor` `[N, C, H, W]`, float, channels_last, or `[N, H, W, C]`, contiguous.
+  PixelTensor(const torch::Tensor& tensor, bool channels_first)
+      : data(static_cast<float*>(tensor.mutable_data_ptr())),
+        images(tensor.size(0)),
+        height(tensor.size(channels_first ? 2 : 1)),
+        width(tensor.size(channels_first ? 3 : 2)),
+        channels(tensor.size(channels_first ? 1 : 3)) {}
+
+  /// Pixels of an image.
+  int64_t pixels() const { return height * width; }
+  /// The first value of an image, or of one of its rows.
+  float* at(int64_t image, int64_t row = 0) const {
+    return data + (image * height + row) * width * channels;
+  }
+};
+
+/// Refers to `tensor` `[N, C, H, W]`, float, channels_last.
+inline PixelTensor pixels_of(const torch::Tensor& tensor) { return {tensor, true}; }
+
+/// An uninitialized `[N, C, H, W]` tensor like `like`, in channels_last order.
+inline torch::Tensor empty_images(const torch::Tensor& like, int64_t channels, int64_t height,
+                                  int64_t width) {
+  return torch::empty({like.size(0), channels, height, width},
+                      torch::TensorOptions().dtype(torch::kFloat),
+                      torch::MemoryFormat::ChannelsLast);
+}
+
+/// A tensor in channels_last order: `tensor` itself where it is.
+inline torch::Tensor channels_last(const torch::Tensor& tensor) {
+  return tensor.contiguous(torch::MemoryFormat::ChannelsLast);
+}
+
+/// The same for a tensor that may be undefined.
+inline torch::Tensor channels_last_if_any(const torch::Tensor& tensor) {
+  return tensor.defined() ? channels_last(tensor) : tensor;
+}
+
+/// `[N, H, W, channels]` with the channels of `image` (`[N, C, H, W]`), then zeros.
+inline torch::Tensor pad_channels(const torch::Tensor& image, int64_t channels) {
+  const auto last = image.permute({0, 2, 3, 1});
+  return torch::constant_pad_nd(last, {0, channels - last.size(3)}).contiguous();
+}
+
+/// `channels` rounded up to whole vectors.
+inline int64_t whole_vectors(int64_t channels, int64_t width) {
+  return (channels + width - 1) / width * width;
+}
+
+/// Images are dealt out in parts, whose sums are added in order: results don't depend on which
+/// thread does which, nor, up to 4 threads, on their number.
+class ImageParts {
+ public:
+  /// Parts of `images` images.
+  explicit ImageParts(int64_t images)
+      : images_(images),
+        count_(std::min(images, std::max<int64_t>(fewest, at::get_num_threads()))) {}
+
+  /// How many parts there are.
+  int64_t count() const { return count_; }
+
+  /// Calls `work(part, first image, one behind the last)` for all parts, on LibTorch's threads.
+  template <class Work>
+  void run(const Work& work) const {
+    parallel_for(count_, [&](int64_t begin, int64_t end) {
+      for (int64_t part = begin; part < end; ++part) {
+        work(part, part * images_ / count_, (part + 1) * images_ / count_);
+      }
+    });
+  }
+
+  /// Zeros for sums, `size` for each part.
+  torch::Tensor zeros(int64_t size, torch::ScalarType type) const {
+    return torch::zeros({count_, size}, type);
+  }
+
+ private:
+  static constexpr int64_t fewest = 4;
+  int64_t images_;
+  int64_t count_;
+};
+
+/// Memory of this thread that is used again and again: allocating it anew would cost page faults.
+/// At least `count` floats with arbitrary values; `slot` tells apart what is in use at once.
+inline float* scratch(int slot, int64_t count) {
+  constexpr std::size_t slots = 8;
+  static thread_local std::array<kernels::AlignedFloats, slots> memory;
+  auto& block = memory.at(static_cast<std::size_t>(slot));
+  if (block.size() < static_cast<std::size_t>(count)) {
+    block = kernels::AlignedFloats(static_cast<std::size_t>(count));
+  }
+  return block.data();
+}
+
+/// Adds the sums of `pixels` adjacent pixels of `channels` channels, and those of their squares, to
+/// `totals` `[2, channels]`. Single precision is enough, since it sums up distances from one pixel.
+inline void add_moments(const kernels::TrainingKernelTable& kernels, const float* input,
+                        int64_t pixels, int64_t channels, double* totals) {
+  float* sums = scratch(7, 2 * channels);
+  std::fill_n(sums, 2 * channels, 0.0F);
+  kernels::Moments m;
+  m.input = input;
+  m.shift = input;
+  m.sums = sums;
+  m.squares = sums + channels;
+  m.pixels = pixels;
+  m.vectors = channels / kernels.forward->width;
+  kernels.moments(m);
+  const auto n = static_cast<double>(pixels);
+  for (int64_t c = 0; c < channels; ++c) {
+    const auto shift = static_cast<double>(input[c]);
+    const auto sum = static_cast<double>(sums[c]);
+    totals[c] += sum + n * shift;
+    totals[channels + c] += static_cast<double>(m.squares[c]) + shift * (2.0 * sum + n * shift);
+  }
+}
+
+/// A pointwise convolution with packed weights: `y = W x + b`, in float.
+class PackedPointwise {
+ public:
+  /// `weight` is `[out, in]`, `bias` `[out]` or undefined.
+  PackedPointwise(const kernels::KernelTable& kernels, const torch::Tensor& weight,
+                  const torch::Tensor& bias = {})
+      : kernels_(&kernels),
+        depth_(weight.size(1)),
+        packed_(kernels::pack_convolution(
+            weight.unsqueeze(-1).unsqueeze(-1),
+            bias.defined() ? bias : torch::zeros({weight.size(0)}, weight.options()),
+            kernels::WindowOrder::channels_last, kernels.width, kernels.registers >= 32 ? 4 : 2)) {}
+
+  /// Computes `rows` rows of `pixels` pixels. `vector` is the distance between vectors of a pixel
+  /// of `output`, which gets whole vectors; `added`, laid out like a pixel-major output, is added.
+  void run(kernels::Image<const float> input, kernels::Image<float> output, int64_t vector,
+           int64_t rows, int64_t pixels, kernels::Image<const float> added = {}) const {
+    static constexpr int64_t no_offset = 0;
+    kernels::Convolution c;
+    c.input = input;
+    c.segments = &no_offset;
+    c.depth = depth_;
+    c.output_vector = vector;
+    c.rows = rows;
+    c.pixels = pixels;
+    for (const auto& panel : packed_.panels) {
+      c.output = output;
+      c.output.data += panel.first * vector;
+      c.epilogue.residual = added;
+      if (added.data != nullptr) {
+        c.epilogue.residual.data += panel.first * kernels_->width;
+      }
+      c.vectors = panel.vectors;
+      c.weights = packed_.data.data() + panel.weights;
+      c.bias = packed_.data.data() + panel.bias;
+      kernels_->convolve(c);
+    }
+  }
+
+ private:
+  const kernels::KernelTable* kernels_;
+  int64_t depth_;
+  kernels::PackedConvolution packed_;
+};
+
+}  // namespace bsconv::detail

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: BSD-3-Clause-Clear
+#pragma once
+
+#include <torch/autograd.h>
+#include <torch/types.h>
+#include <bsconv/autograd/block_forward.hpp>
+#include <bsconv/autograd/normalization_backward.hpp>
+#include <bsconv/autograd/reference.hpp>
+
+#include <cstdint>
+#include <optional>
+
+namespace bsconv::detail {
+
+/// What the backward pass of `NormFunction` has to know beside its tensors.
+struct NormContext : torch::CustomClassHolder {
+  /// The batch normalization, without tensors that autograd keeps.
+  TrainingBatchNorm norm;
+  /// What follows it.
+  kernels::Activation activation = kernels::Activation::identity;
+  /// The kernels of the forward pass.
+  const kernels::TrainingKernelTable* kernels = nullptr;
+  /// What it does to the batch.
+  Normalization normalization;
+};
+
+/// A batch normalization and what follows it, `activation(norm(input) + residual)`, as one
+/// operator.
+class NormFunction : public torch::autograd::Function<NormFunction> {
+ public:
+  /// Images are channels_last. Weight and bias are those of `norm`, as arguments of their own so
+  /// that autograd sees them.
+  static torch::Tensor forward(torch::autograd::AutogradContext* context,
+                               const torch::Tensor& input,
+                               const std::optional<torch::Tensor>& residual_part,
+                               const std::optional<torch::Tensor>& /*weight*/,
+                               const std::optional<torch::Tensor>& /*bias*/,
+                               const TrainingBatchNorm& norm, kernels::Activation activation,
+                               const kernels::TrainingKernelTable* kernels) {
+    const auto residual = residual_part.value_or(torch::Tensor());
+    auto kept = c10::make_intrusive<NormContext>();
+    kept->norm = norm;
+    kept->norm.weight = kept->norm.bias = torch::Tensor();
+    kept->activation = activation;
+    kept->kernels = kernels;
+    kept->normalization = normalization(input, norm, *kernels);
+    const auto output = BlockForward::normalize(input, kept->normalization, activation, residual,
+                                                *kernels->forward);
+    context->saved_data["norm"] = torch::IValue::make_capsule(kept);
+    const bool keeps_output = residual.defined() && activation != kernels::Activation::identity;
+    context->save_for_backward(
+        {input, residual, norm.weight, norm.bias, keeps_output ? output : torch::Tensor()});
+    return output;
+  }
+
+  /// Gradients in the order of the arguments of `forward`.
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
+                                                 torch::autograd::variable_list gradients) {
+    const auto saved = context->get_saved_variables();
+    const auto capsule = context->saved_data["norm"].toCapsule();
+    const auto& kept = static_cast<const NormContext&>(*capsule);
+    if (torch::GradMode::is_enabled()) {
+      auto norm = kept.norm;
+      norm.weight = saved[2];
+      norm.bias = saved[3];
+      const auto output =
+          reference_activation(reference_norm(saved[0], norm), saved[1], kept.activation);
+      return reference_gradients(output, gradients[0], saved, 4, argument_count);
+    }
+    const NormalizationBackward backward(channels_last(gradients[0]), saved[0], saved[4],
+                                         saved[1].defined(), kept.normalization, kept.activation,
+                                         *kept.kernels);
+    torch::autograd::variable_list result(argument_count);
+    if (context->needs_input_grad(0)) {
+      result[0] = input_gradient(saved[0], backward, *kept.kernels);
+    }
+    result[1] = backward.residual_gradient;
+    if (saved[2].defined()) {
+      result[2] = backward.weight.to(torch::kFloat);
+    }
+    if (saved[3].defined()) {
+      result[3] = backward.bias.to(torch::kFloat);
+    }
+    return result;
+  }
+
+ private:
+  static constexpr std::size_t argument_count = 7;
+
+  static Normalization normalization(const torch::Tensor& images, const TrainingBatchNorm& norm,
+                                     const kernels::TrainingKernelTable& kernels) {
+    const auto x = pixels_of(images);
+    const ImageParts parts(x.images);
+    const auto totals = parts.zeros(2 * x.channels, torch::kDouble);
+    parts.run([&](int64_t part, int64_t begin, int64_t end) {
+      double* to = totals.data_ptr<double>() + part * 2 * x.channels;
+      for (int64_t image = begin; image < end; ++image) {
+        add_moments(kernels, x.at(image), x.pixels(), x.channels, to);
+      }
+    });
+    const int64_t count = x.images * x.pixels();
+    return normalize_by_moments(
+        norm, totals.sum(0).view({2, x.channels}) / static_cast<double>(count), count);
+  }
+
+  static torch::Tensor input_gradient(const torch::Tensor& input,
+                                      const NormalizationBackward& backward,
+                                      const kernels::TrainingKernelTable& kernels) {
+    auto result = empty_images(input, input.size(1), input.size(2), input.size(3));
+    const auto to = pixels_of(result);
+    ImageParts(to.images).run([&](int64_t, int64_t begin, int64_t end) {
+      for (int64_t image = begin; image < end; ++image) {
+        auto rows = backward.rows(image, 0, to.height);
+        rows.output = {to.at(image), to.width * to.channels, to.channels};
+        rows.output_vector = kernels.forward->width;
+        rows.vectors = to.channels / kernels.forward->width;
+        kernels.normalization_gradient(rows);
+      }
+    });
+    return result;
+  }
+};
+
+/// Computes `activation(norm(input) + residual)` on `kernels`, as a part of the graph.
+inline torch::Tensor run_norm(const torch::Tensor& input, const TrainingBatchNorm& norm,
+                              kernels::Activation activation, const torch::Tensor& residual,
+                              const kernels::TrainingKernelTable& kernels) {
+  const auto part = [](const torch::Tensor& tensor) {
+    return tensor.defined() ? std::optional<torch::Tensor>(tensor) : std::nullopt;
+  };
+  return NormFunction::apply(channels_last(input), part(channels_last_if_any(residual)),
+                             part(norm.weight), part(norm.bias), norm, activation, &kernels);
+}
+
+}  // namespace bsconv::detail

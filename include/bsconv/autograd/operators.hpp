@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: BSD-3-Clause-Clear
+#pragma once
+
+#include <torch/types.h>
+#include <bsconv/autograd/block.hpp>
+
+#include <atomic>
+#include <cstdint>
+
+/// \file
+/// The fused operators for training, as layers see them.
+///
+/// Their kernels take a compiler half a minute, so layers know them by this table alone; the header
+/// bsconv/fused_training.hpp fills it in, in whichever source file of a program includes it.
+
+namespace bsconv::detail {
+
+/// The fused operators for training.
+struct TrainingOperators {
+  /// Whether there are kernels for this many output channels.
+  bool (*supports)(int64_t channels);
+  /// A block on `input` `[N, C, H, W]` plus `residual`, which may be undefined.
+  torch::Tensor (*block)(const torch::Tensor& input, const TrainingBlock& block,
+                         const torch::Tensor& residual);
+  /// `activation(norm(input) + residual)`.
+  torch::Tensor (*norm)(const torch::Tensor& input, const TrainingBatchNorm& norm,
+                        kernels::Activation activation, const torch::Tensor& residual);
+};
+
+/// The operators of this program; null unless it includes bsconv/fused_training.hpp.
+inline std::atomic<const TrainingOperators*>& training_operators() {
+  static std::atomic<const TrainingOperators*> operators{nullptr};
+  return operators;
+}
+
+}  // namespace bsconv::detail

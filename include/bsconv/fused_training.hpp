@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: BSD-3-Clause-Clear
+#pragma once
+
+/// \file
+/// Fused training on the CPU: BSConv layers, and the batch normalizations, activations and
+/// residuals behind them, as few operators with kernels of their own, forward and backward.
+///
+/// Including this header in one source file of a program is enough: all layers of this library then
+/// use them in training mode. `FusedTrainingGuard` and `set_fused_training_enabled` turn them off.
+/// bsconv/train.hpp includes it.
+
+// IWYU pragma: begin_exports
+#include <bsconv/autograd/block_function.hpp>
+#include <bsconv/autograd/fused_training.hpp>
+#include <bsconv/autograd/norm_function.hpp>
+#include <bsconv/autograd/operators.hpp>
+// IWYU pragma: end_exports
+
+#include <cstdint>
+
+namespace bsconv::detail {
+
+/// The kernels whose vectors divide `channels`, the widest first; null if there are none.
+inline const kernels::TrainingKernelTable* training_kernels_for(int64_t channels) {
+  static const auto tables = kernels::available_kernels();
+  for (const auto* table : tables) {
+    if (channels > 0 && channels % table->width == 0) {
+      return &kernels::training_kernels(*table);
+    }
+  }
+  return nullptr;
+}
+
+/// Fills in the table that layers look at.
+inline bool register_training_operators() {
+  static const TrainingOperators operators = {
+      [](int64_t channels) { return training_kernels_for(channels) != nullptr; },
+      [](const torch::Tensor& input, const TrainingBlock& block, const torch::Tensor& residual) {
+        return run_block(input, block, residual, *training_kernels_for(block.pointwise.size(0)));
+      },
+      [](const torch::Tensor& input, const TrainingBatchNorm& norm, kernels::Activation activation,
+         const torch::Tensor& residual) {
+        return run_norm(input, norm, activation, residual, *training_kernels_for(input.size(1)));
+      }};
+  training_operators().store(&operators);
+  return true;
+}
+
+inline const bool training_operators_registered = register_training_operators();
+
+}  // namespace bsconv::detail

@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: BSD-3-Clause-Clear
+#pragma once
+
+#include <ATen/TensorSubclassLikeUtils.h>
+#include <ATen/autocast_mode.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
+#include <torch/nn/modules/batchnorm.h>
+#include <torch/nn/modules/conv.h>
+#include <torch/types.h>
+#include <bsconv/autograd/fused_training.hpp>
+#include <bsconv/autograd/operators.hpp>
+#include <bsconv/capture/operator_capture.hpp>
+#include <bsconv/nn/call_observer.hpp>
+#include <bsconv/nn/graft.hpp>
+
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <variant>
+
+/// \file
+/// When layers run on the fused kernels for training, and as what.
+
+namespace bsconv::detail {
+
+/// What follows a layer: its batch normalization, activation and residual, as far as there are.
+struct Followers {
+  const torch::nn::BatchNorm2dImpl* norm = nullptr;
+  kernels::Activation activation = kernels::Activation::identity;
+  torch::Tensor residual;
+};
+
+/// Whether `tensor` is single precision on the CPU, and no more than that.
+inline bool is_plain(const torch::Tensor& tensor) {
+  return tensor.device().is_cpu() && tensor.scalar_type() == torch::kFloat &&
+         tensor.layout() == torch::kStrided && !at::isTensorSubclassLike(tensor);
+}
+
+/// Whether `tensor` is undefined or plain.
+inline bool is_plain_if_any(const torch::Tensor& tensor) {
+  return !tensor.defined() || is_plain(tensor);
+}
+
+/// The fused operators, if images `[N, C, H, W]` can be trained on them at this moment, to
+/// `channels` channels: nobody watches operators, and nothing else has been switched on for them.
+/// Else null.
+inline const TrainingOperators* training_operators_for(const torch::Tensor& input,
+                                                       int64_t channels) {
+  const auto* operators = training_operators().load();
+  const bool applies =
+      operators != nullptr && fused_training_enabled() && torch::GradMode::is_enabled() &&
+      input.defined() && input.dim() == 4 && input.numel() > 0 && is_plain(input) &&
+      !at::autocast::is_autocast_enabled(at::kCPU) && CallObserver::current() == nullptr &&
+      !c10::impl::tls_local_dispatch_key_set().included_.has_any(
+          c10::DispatchKeySet({c10::DispatchKey::Tracer, c10::DispatchKey::FuncTorchVmapMode,
+                               c10::DispatchKey::FuncTorchDynamicLayerFrontMode,
+                               c10::DispatchKey::Python, capture_key})) &&
+      operators->supports(channels);
+  return applies ? operators : nullptr;
+}
+
+/// `norm` as the kernels take it; none if they can't, over `values` values a channel.
+inline std::optional<TrainingBatchNorm> training_norm(const torch::nn::BatchNorm2dImpl& norm,
+                                                      int64_t channels, int64_t values) {
+  if (!norm.is_training() || norm.options.num_features() != channels || values < 2 ||
+      !is_plain_if_any(norm.weight) || !is_plain_if_any(norm.bias) ||
+      !is_plain_if_any(norm.running_mean) || !is_plain_if_any(norm.running_var)) {
+    return std::nullopt;
+  }
+  TrainingBatchNorm result;
+  result.weight = norm.weight;
+  result.bias = norm.bias;
+  result.running_mean = norm.running_mean;
+  result.running_var = norm.running_var;
+  result.num_batches_tracked = norm.num_batches_tracked;
+  result.eps = norm.options.eps();
+  result.momentum = norm.options.momentum();
+  return result;
+}
+
+/// The geometry of `conv` as the kernels take it; none if they can't.
+inline std::optional<DepthwiseGeometry> depthwise_geometry(const torch::nn::Conv2dImpl& conv) {
+  const auto& options = conv.options;
+  if (!std::holds_alternative<torch::enumtype::kZeros>(options.padding_mode())) {
+    return std::nullopt;
+  }
+  DepthwiseGeometry result{*options.kernel_size(), *options.stride(), {}, *options.dilation()};
+  const auto& padding = options.padding();
+  for (std::size_t i = 0; i < 2; ++i) {
+    const int64_t reach = result.dilation[i] * (result.kernel[i] - 1);
+    if (const auto* numbers = std::get_if<torch::ExpandingArray<2>>(&padding)) {
+      result.padding[i] = (**numbers)[i];
+    } else if (std::holds_alternative<torch::enumtype::kSame>(padding)) {
+      if (reach % 2 != 0) {
+        return std::nullopt;
+      }
+      result.padding[i] = reach / 2;
+    }
+    if (result.padding[i] > reach) {
+      return std::nullopt;
+    }
+  }
+  return result;
+}
+
+/// The parts of a BSConv-U (without `first`) or BSConv-S layer.
+struct LayerParts {
+  const torch::nn::Conv2dImpl* first = nullptr;
+  const torch::nn::BatchNorm2dImpl* first_norm = nullptr;
+  const torch::nn::Conv2dImpl* pointwise = nullptr;
+  const torch::nn::BatchNorm2dImpl* pointwise_norm = nullptr;
+  const torch::nn::Conv2dImpl* depthwise = nullptr;
+};
+
+/// The layer of these parts on `input`, with what follows it, on the fused kernels; none where they
+/// don't apply, so that LibTorch's operators have to do it.
+inline std::optional<torch::Tensor> fused_layer(const torch::Tensor& input, const LayerParts& parts,
+                                                const Followers& followers = {}) {
+  const int64_t out = parts.depthwise->options.out_channels();
+  const auto* operators =
+      parts.depthwise->is_training() ? training_operators_for(input, out) : nullptr;
+  if (operators == nullptr) {
+    return std::nullopt;
+  }
+  const auto plain = [](const torch::nn::Conv2dImpl* conv, bool pointwise) {
+    return conv == nullptr || (grafted_substitute(*conv) == nullptr && conv->weight.defined() &&
+                               is_plain(conv->weight) && (!pointwise || !conv->bias.defined()));
+  };
+  const auto geometry = depthwise_geometry(*parts.depthwise);
+  if (!geometry || !plain(parts.first, true) || !plain(parts.pointwise, true) ||
+      !plain(parts.depthwise, false) || !is_plain_if_any(parts.depthwise->bias)) {
+    return std::nullopt;
+  }
+  const int64_t height = geometry->output_size(0, input.size(2));
+  const int64_t width = geometry->output_size(1, input.size(3));
+  if (height < 1 || width < 1) {
+    return std::nullopt;
+  }
+  TrainingBlock block;
+  const auto add = [](auto& to, const torch::nn::BatchNorm2dImpl* norm, int64_t channels,
+                      int64_t values) {
+    if (norm != nullptr) {
+      to = training_norm(*norm, channels, values);
+    }
+    return norm == nullptr || to.has_value();
+  };
+  const int64_t values = input.numel() / input.size(1);
+  if (!add(block.first_norm, parts.first_norm, parts.pointwise->options.in_channels(), values) ||
+      !add(block.pointwise_norm, parts.pointwise_norm, out, values) ||
+      !add(block.norm, followers.norm, out, input.size(0) * height * width)) {
+    return std::nullopt;
+  }
+  const auto& residual = followers.residual;
+  if (residual.defined() &&
+      (!is_plain(residual) ||
+       residual.sizes() != torch::IntArrayRef({input.size(0), out, height, width}))) {
+    return std::nullopt;
+  }
+  if (parts.first != nullptr) {
+    block.first = parts.first->weight;
+  }
+  block.pointwise = parts.pointwise->weight;
+  block.depthwise = parts.depthwise->weight;
+  block.bias = parts.depthwise->bias;
+  block.geometry = *geometry;
+  block.activation = followers.activation;
+  return operators->block(input, block, residual);
+}
+
+/// `norm` on `input` with what follows it (`followers.norm` is not used), on the fused kernels;
+/// none where they don't apply.
+inline std::optional<torch::Tensor> fused_norm(const torch::Tensor& input,
+                                               const torch::nn::BatchNorm2dImpl& norm,
+                                               const Followers& followers) {
+  const auto* operators = norm.is_training() && input.dim() == 4
+                              ? training_operators_for(input, input.size(1))
+                              : nullptr;
+  if (operators == nullptr) {
+    return std::nullopt;
+  }
+  const auto settings = training_norm(norm, input.size(1), input.numel() / input.size(1));
+  const auto& residual = followers.residual;
+  if (!settings ||
+      (residual.defined() && (!is_plain(residual) || residual.sizes() != input.sizes()))) {
+    return std::nullopt;
+  }
+  return operators->norm(input, *settings, followers.activation, residual);
+}
+
+}  // namespace bsconv::detail

@@ -1,0 +1,264 @@
+// SPDX-License-Identifier: BSD-3-Clause-Clear
+#include <bsconv/bsconv.hpp>
+#include <bsconv/fused_training.hpp>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "support/layers.hpp"
+
+namespace nn_fused_layers_test {
+namespace {
+
+using bsconv::FusedTrainingGuard;
+using torch::nn::AnyModule;
+using torch::nn::BatchNorm2d;
+using torch::nn::Conv2d;
+using torch::nn::Conv2dOptions;
+
+/// All that a step of training leaves: the output, gradients and buffers, by name.
+using Step = std::vector<std::pair<std::string, torch::Tensor>>;
+
+/// One step on `input` with a random gradient of the output.
+Step step(bsconv::LayerImpl& model, const torch::Tensor& input, bool fused) {
+  const FusedTrainingGuard guard(fused);
+  model.zero_grad();
+  const auto x = input.detach().clone().set_requires_grad(true);
+  // Nothing may be modified that the caller still holds.
+  const auto output = model.forward(x * 1.0);
+  torch::manual_seed(11);
+  output.backward(torch::randn(output.sizes()).to(output.scalar_type()));
+  Step result = {{"output", output.detach()}, {"input", x.grad()}};
+  for (const auto& parameter : model.named_parameters()) {
+    result.emplace_back(parameter.key(), parameter.value().grad());
+  }
+  for (const auto& buffer : model.named_buffers()) {
+    result.emplace_back(buffer.key(), buffer.value().clone());
+  }
+  return result;
+}
+
+std::shared_ptr<bsconv::LayerImpl> copy_of(bsconv::Layer& layer) {
+  return std::dynamic_pointer_cast<bsconv::LayerImpl>(layer->clone());
+}
+
+bool is_fused(bsconv::LayerImpl& model, const torch::Tensor& input) {
+  const auto x = input.detach().clone().set_requires_grad(true);
+  std::vector<std::string> names;
+  const auto output = model.forward(x);
+  std::vector<torch::autograd::Node*> todo = {output.grad_fn().get()};
+  for (std::size_t i = 0; i < todo.size(); ++i) {
+    names.push_back(todo[i]->name());
+    for (const auto& edge : todo[i]->next_edges()) {
+      if (edge.function != nullptr) {
+        todo.push_back(edge.function.get());
+      }
+    }
+  }
+  const std::string all = c10::str(names);
+  return all.find("BlockFunction") != std::string::npos ||
+         all.find("NormFunction") != std::string::npos;
+}
+
+/// Expects a step on fused kernels to be that of LibTorch's operators in double precision.
+void expect_same_step(bsconv::Layer layer, const torch::Tensor& input, double tolerance = 1e-4) {
+  torch::NoGradGuard no_grad;
+  for (auto& parameter : layer->parameters()) {
+    if (parameter.dim() == 1) {
+      parameter.add_(torch::randn(parameter.sizes()), 0.3);
+    }
+  }
+  torch::GradMode::set_enabled(true);
+  layer->train();
+  auto exact = copy_of(layer);
+  exact->to(torch::kDouble);
+  ASSERT_TRUE(is_fused(*copy_of(layer), input));
+  const auto found = step(*layer, input, true);
+  const auto expected = step(*exact, input.to(torch::kDouble), false);
+  ASSERT_EQ(found.size(), expected.size());
+  for (std::size_t i = 0; i < found.size(); ++i) {
+    SCOPED_TRACE(found[i].first);
+    ASSERT_EQ(found[i].second.sizes(), expected[i].second.sizes());
+    const auto difference = (found[i].second.to(torch::kDouble) - expected[i].second).norm();
+    // What cancels to zero is compared with the size of what cancels.
+    const double size =
+        expected[i].second.norm().item<double>() + 0.1 * expected[1].second.norm().item<double>();
+    EXPECT_LE(difference.item<double>(), tolerance * size);
+  }
+}
+
+template <class Module>
+bsconv::Layer chain_of(const Module& layer, bool with_norm, bool with_relu, int64_t channels) {
+  bsconv::Chain chain;
+  chain->push_back("layer", layer);
+  if (with_norm) {
+    chain->push_back("norm", BatchNorm2d(channels));
+  }
+  if (with_relu) {
+    chain->push_back("relu", torch::nn::ReLU6());
+  }
+  return chain;
+}
+
+class FusedGeometry : public testing::TestWithParam<int> {};
+
+TEST_P(FusedGeometry, StepsEqualLibTorchs) {
+  torch::manual_seed(GetParam());
+  const auto draw = [](int64_t low, int64_t high) {
+    return torch::randint(low, high + 1, {1}).item<int64_t>();
+  };
+  const int64_t in = draw(1, 20);
+  const int64_t out = 8 * draw(1, 5);
+  const int64_t kernel[2] = {draw(1, 5), draw(1, 3)};
+  const int64_t dilation = draw(0, 3) == 0 ? 2 : 1;
+  const bool padded = draw(0, 1) == 1;
+  const std::vector<int64_t> pads = {padded ? kernel[0] / 2 : 0, padded ? kernel[1] / 2 : 0};
+  const bool with_norm = draw(0, 3) != 0;
+  const bool norm_inside = draw(0, 1) == 1;
+  const auto input = torch::randn({draw(2, 5), in, draw(9, 40), draw(9, 17)}) + 0.5;
+  SCOPED_TRACE(c10::str("in ", in, " out ", out, " kernel ", kernel[0], "x", kernel[1],
+                        " dilation ", dilation, " padding ", pads, " norm ", with_norm, " inside ",
+                        norm_inside, " input ", input.sizes()));
+  const auto describe = [&](auto options) {
+    return options.stride({draw(1, 2), draw(1, 3)})
+        .padding(torch::IntArrayRef(pads))
+        .dilation(dilation)
+        .bias(draw(0, 1) == 1)
+        .with_bn(norm_inside);
+  };
+  if (draw(0, 1) == 0) {
+    const bsconv::BSConvU layer(describe(bsconv::BSConvUOptions(in, out, {kernel[0], kernel[1]})));
+    expect_same_step(chain_of(layer, with_norm, with_norm, out), input);
+  } else {
+    const bsconv::BSConvS layer(
+        describe(bsconv::BSConvSOptions(in, out, {kernel[0], kernel[1]}).p(0.4)));
+    expect_same_step(chain_of(layer, with_norm, with_norm, out), input);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Random, FusedGeometry, testing::Range(0, 60));
+
+// Layers of the zoo's networks, whose rows and images are dealt out in bands.
+TEST(FusedLayers, StepsEqualLibTorchsOnImagesOfManyBands) {
+  for (const int64_t stride : {1, 2}) {
+    const bsconv::BSConvU u(
+        bsconv::BSConvUOptions(64, 64, 3).stride(stride).padding(1).bias(false));
+    expect_same_step(chain_of(u, true, true, 64), torch::randn({3, 64, 70, 61}));
+  }
+  const bsconv::BSConvS s(
+      bsconv::BSConvSOptions(64, 128, 5).padding(torch::kSame).bias(false).with_bn(true));
+  expect_same_step(chain_of(s, true, false, 128), torch::randn({3, 64, 40, 37}));
+}
+
+// Values far from zero lose no more precision than LibTorch's.
+TEST(FusedLayers, BatchNormOfValuesFarFromZero) {
+  torch::manual_seed(5);
+  expect_same_step(chain_of(BatchNorm2d(16), false, true, 16), torch::randn({4, 16, 9, 7}) + 1000,
+                   1e-3);
+}
+
+TEST(FusedLayers, BatchNormAloneAndWithActivation) {
+  for (const bool with_relu : {false, true}) {
+    expect_same_step(chain_of(BatchNorm2d(24), false, with_relu, 24),
+                     torch::randn({4, 24, 9, 7}) * 3 + 2);
+  }
+  expect_same_step(chain_of(BatchNorm2d(torch::nn::BatchNormOptions(16).momentum(std::nullopt)),
+                            false, true, 16),
+                   torch::randn({4, 16, 9, 7}));
+  expect_same_step(
+      chain_of(BatchNorm2d(torch::nn::BatchNormOptions(16).affine(false)), false, true, 16),
+      torch::randn({4, 16, 9, 7}));
+  expect_same_step(chain_of(BatchNorm2d(torch::nn::BatchNormOptions(16).track_running_stats(false)),
+                            false, true, 16),
+                   torch::randn({4, 16, 9, 7}));
+}
+
+TEST(FusedLayers, UnitsOfNetworks) {
+  for (const std::string name :
+       {"cifar_resnet20_bsconvu", "cifar_resnet20", "cifar_preresnet20_bsconvu"}) {
+    SCOPED_TRACE(name);
+    torch::manual_seed(3);
+    auto model = bsconv::create_model(name);
+    expect_same_step(model, torch::rand({4, 3, 16, 16}), 1e-3);
+  }
+}
+
+TEST(FusedLayers, GradientsOfGradientsAreLibTorchs) {
+  torch::manual_seed(2);
+  auto layer = chain_of(bsconv::BSConvS(bsconv::BSConvSOptions(8, 8, 3).padding(1).with_bn(true)),
+                        true, true, 8);
+  auto exact = copy_of(layer);
+  exact->to(torch::kDouble);
+  const auto penalty = [](bsconv::LayerImpl& model, const torch::Tensor& input) {
+    const auto x = input.detach().clone().set_requires_grad(true);
+    const auto gradient = torch::autograd::grad({model.forward(x).square().sum()}, {x}, {},
+                                                std::nullopt, /*create_graph=*/true)[0];
+    gradient.square().sum().backward();
+    return x.grad();
+  };
+  const auto input = torch::randn({2, 8, 6, 6});
+  ASSERT_TRUE(is_fused(*layer, input));
+  const auto found = penalty(*layer, input).to(torch::kDouble);
+  const auto expected = penalty(*exact, input.to(torch::kDouble));
+  EXPECT_LE((found - expected).norm().item<double>(), 1e-3 * expected.norm().item<double>());
+}
+
+TEST(FusedLayers, OneThreadAndManyGiveTheSame) {
+  const int threads = torch::get_num_threads();
+  torch::manual_seed(4);
+  auto layer = chain_of(bsconv::BSConvS(bsconv::BSConvSOptions(16, 16, 3).padding(1).with_bn(true)),
+                        true, true, 16);
+  layer->train();
+  const auto input = torch::randn({7, 16, 12, 12});
+  torch::set_num_threads(1);
+  const auto one = step(*copy_of(layer), input, true);
+  torch::set_num_threads(3);
+  const auto many = step(*copy_of(layer), input, true);
+  torch::set_num_threads(threads);
+  for (std::size_t i = 0; i < one.size(); ++i) {
+    EXPECT_TRUE(torch::equal(one[i].second, many[i].second)) << one[i].first;
+  }
+}
+
+TEST(FusedLayers, LibTorchDoesWhatTheKernelsDoNot) {
+  const auto layer = [](const bsconv::BSConvUOptions& options) {
+    auto chain = chain_of(bsconv::BSConvU(options), false, false, options.out_channels());
+    chain->train();
+    return chain;
+  };
+  const auto input = torch::randn({2, 8, 9, 9});
+  const auto plain = bsconv::BSConvUOptions(8, 16, 3).padding(1);
+  EXPECT_TRUE(is_fused(*layer(plain), input));
+  EXPECT_FALSE(is_fused(*layer(bsconv::BSConvUOptions(8, 15, 3)), input));
+  EXPECT_FALSE(
+      is_fused(*layer(bsconv::BSConvUOptions(plain).padding_mode(torch::kReflect)), input));
+  EXPECT_FALSE(is_fused(*layer(bsconv::BSConvUOptions(plain).padding(5)), input));
+  auto evaluated = layer(plain);
+  evaluated->eval();
+  EXPECT_FALSE(is_fused(*evaluated, input));
+  {
+    const FusedTrainingGuard off(false);
+    EXPECT_FALSE(bsconv::fused_training_enabled());
+    EXPECT_FALSE(is_fused(*layer(plain), input));
+  }
+  auto twice = layer(plain);
+  twice->to(torch::kDouble);
+  EXPECT_FALSE(is_fused(*twice, input.to(torch::kDouble)));
+}
+
+// A batch normalization of one value a channel has no statistics: LibTorch says so.
+TEST(FusedLayers, ErrorsAreLibTorchs) {
+  auto layer =
+      chain_of(bsconv::BSConvU(bsconv::BSConvUOptions(8, 8, 3).with_bn(true)), true, true, 8);
+  layer->train();
+  EXPECT_ANY_THROW(layer->forward(torch::randn({1, 8, 3, 3})));
+  EXPECT_ANY_THROW(layer->forward(torch::randn({1, 8, 2, 2})));
+}
+
+}  // namespace
+}  // namespace nn_fused_layers_test
