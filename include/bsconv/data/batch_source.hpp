@@ -13,6 +13,13 @@ struct Batch {
   torch::Tensor images;
   /// int64 labels [N].
   torch::Tensor labels;
+  /// Float probabilities [N, classes] to train on in place of the labels, where images of several
+  /// classes were mixed (see `mix.hpp`); undefined otherwise.
+  torch::Tensor targets = {};
+
+  /// What `at::cross_entropy_loss` compares the logits with: `targets` if there are any, otherwise
+  /// `labels`.
+  const torch::Tensor& loss_target() const { return targets.defined() ? targets : labels; }
 };
 
 /// Anything that yields the batches of an epoch by number.
@@ -25,7 +32,7 @@ class BatchSource {
 
   /// How many batches an epoch has.
   virtual int64_t num_batches() const = 0;
-  /// How many images an epoch has.
+  /// How many images an epoch has; fewer once a source that leaves out broken images has met one.
   virtual int64_t num_examples() const = 0;
   /// Batch `index`, from 0, of `epoch`, from 0. Called from several threads at once.
   virtual Batch get(int64_t epoch, int64_t index) const = 0;

@@ -1,37 +1,23 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 #pragma once
 
-#include <algorithm>
+#include <cstddef>
 #include <cstdint>
-#include <mutex>
+#include <memory>
 #include <utility>
 
-#include <ATen/CPUGeneratorImpl.h>
 #include <torch/arg.h>
 #include <torch/types.h>
 
 #include <bsconv/data/augment.hpp>
 #include <bsconv/data/batch_source.hpp>
 #include <bsconv/data/dataset.hpp>
+#include <bsconv/data/epoch_order.hpp>
+#include <bsconv/data/mix.hpp>
 
 namespace bsconv::data {
 
-namespace detail {
-
-/// One well-mixed seed from three numbers (SplitMix64, Steele et al., OOPSLA 2014).
-inline uint64_t mix_seed(uint64_t seed, uint64_t first, uint64_t second) {
-  for (const uint64_t value : {first, second}) {
-    seed = (seed ^ value) + 0x9e3779b97f4a7c15U;
-    seed = (seed ^ (seed >> 30U)) * 0xbf58476d1ce4e5b9U;
-    seed = (seed ^ (seed >> 27U)) * 0x94d049bb133111ebU;
-    seed ^= seed >> 31U;
-  }
-  return seed;
-}
-
-}  // namespace detail
-
-/// Options of `DataLoader`.
+/// Options of `DataLoader` and `FileLoader`.
 struct LoaderOptions {
   /// Images in a batch; the last batch of an epoch holds what is left. Default: 128.
   TORCH_ARG(int64_t, batch_size) = 128;
@@ -44,56 +30,87 @@ struct LoaderOptions {
   /// Where the batches lie. Default: the CPU.
   TORCH_ARG(torch::Device, device) = torch::kCPU;
   /// What is done at random to each batch while it is still uint8. Default: nothing.
-  TORCH_ARG(Augmentation, augmentation) = nullptr;
+  TORCH_ARG(Augmentation, augmentation) = {};
+  /// What mixes the images and labels of each batch at the end. Default: nothing.
+  TORCH_ARG(Mixing, mixing) = {};
+  /// How the images lie in memory; `torch::MemoryFormat::ChannelsLast` is what most convolutions
+  /// like best. Default: contiguous, [N, C, H, W].
+  TORCH_ARG(torch::MemoryFormat, memory_format) = torch::MemoryFormat::Contiguous;
 };
+
+namespace detail {
+
+/// What is left to do to uint8 images on the training device: augmentation, the scale from 0 to 1,
+/// mixing.
+inline Batch finish_batch(torch::Tensor images, const torch::Tensor& labels, int64_t num_classes,
+                          const LoaderOptions& options, const Augmentation& augmentation,
+                          torch::Generator& generator) {
+  images = augmentation(images, generator);
+  if (images.is_cpu() && images.scalar_type() == torch::kByte) {
+    Windows whole;
+    whole.size = {images.size(2), images.size(3)};
+    images = copy_windows<float>(images.contiguous(), whole, options.memory_format());
+  } else if (!images.is_floating_point()) {
+    images =
+        images.to(torch::kFloat, /*non_blocking=*/false, /*copy=*/false, options.memory_format())
+            .div_(255);
+  }
+  return options.mixing()({images, labels.to(options.device())}, num_classes, generator);
+}
+
+}  // namespace detail
 
 /// Batches of an in-memory data set: shuffled, augmented, on the training device, scaled to 0..1.
 ///
 /// The order of an epoch follows from the seed and the epoch, the augmentation of a batch from the
-/// seed, the epoch and the batch's index.
+/// seed, the epoch and the batch's index. A `RandomCrop` and a `RandomHorizontalFlip` at the
+/// beginning run in one pass with the copying of the batch on the CPU.
 class DataLoader : public BatchSource {
  public:
   /// Shares the data set's memory. Throws if the batch size is not positive or no batch is left.
   explicit DataLoader(ImageDataset dataset, LoaderOptions options = {})
-      : dataset_(std::move(dataset)), options_(std::move(options)) {
-    TORCH_CHECK(options_.batch_size() > 0, "batch_size must be positive, got ",
-                options_.batch_size());
-    TORCH_CHECK(num_batches() > 0, "a data set of ", dataset_.size(), " images gives no batch of ",
-                options_.batch_size());
+      : dataset_(std::move(dataset)),
+        options_(std::move(options)),
+        order_(dataset_.size(), options_.batch_size(), options_.shuffle(), options_.drop_last(),
+               options_.seed()) {
+    const auto& transforms = options_.augmentation().transforms();
+    std::size_t next = 0;
+    if (next < transforms.size()) {
+      crop_ = std::dynamic_pointer_cast<const RandomCrop>(transforms[next]);
+      next += crop_ != nullptr ? 1 : 0;
+    }
+    if (next < transforms.size()) {
+      flip_ = std::dynamic_pointer_cast<const RandomHorizontalFlip>(transforms[next]);
+      next += flip_ != nullptr ? 1 : 0;
+    }
+    rest_ = options_.augmentation().from(next);
   }
 
-  int64_t num_batches() const override {
-    const int64_t round_up = options_.drop_last() ? 0 : options_.batch_size() - 1;
-    return (dataset_.size() + round_up) / options_.batch_size();
-  }
+  int64_t num_batches() const override { return order_.num_batches(); }
 
-  int64_t num_examples() const override {
-    return std::min(dataset_.size(), num_batches() * options_.batch_size());
-  }
+  int64_t num_examples() const override { return order_.num_examples(); }
 
   Batch get(int64_t epoch, int64_t index) const override {
-    TORCH_CHECK(epoch >= 0, "epoch must not be negative, got ", epoch);
-    TORCH_CHECK(index >= 0 && index < num_batches(), "batch ", index,
-                " is out of range; an epoch has batches 0 to ", num_batches() - 1);
-    const int64_t first = index * options_.batch_size();
-    const int64_t last = std::min(first + options_.batch_size(), dataset_.size());
-    torch::Tensor images;
-    torch::Tensor labels;
-    if (options_.shuffle()) {
-      const auto chosen = order(epoch).slice(0, first, last);
-      images = dataset_.images().index_select(0, chosen);
-      labels = dataset_.labels().index_select(0, chosen);
-    } else {
-      images = dataset_.images().slice(0, first, last);
-      labels = dataset_.labels().slice(0, first, last);
+    detail::Windows windows;
+    windows.source = order_.records(epoch, index);
+    auto generator = detail::batch_generator(options_.seed(), epoch, index);
+    const auto& images = dataset_.images();
+    const auto labels = dataset_.labels().index_select(0, windows.source);
+    const int64_t count = labels.size(0);
+    windows.size = {images.size(2), images.size(3)};
+    if (crop_ != nullptr) {
+      const auto source = windows.source;
+      windows = crop_->draw(count, images.size(2), images.size(3), generator);
+      windows.source = source;
     }
-    images = images.to(options_.device());
-    if (options_.augmentation()) {
-      auto generator = at::make_generator<at::CPUGeneratorImpl>(detail::mix_seed(
-          options_.seed(), static_cast<uint64_t>(epoch), static_cast<uint64_t>(index) + 1));
-      images = options_.augmentation()(images, generator);
+    if (flip_ != nullptr) {
+      windows.mirrored = flip_->draw(count, generator);
     }
-    return {images.to(torch::kFloat).div_(255), labels.to(options_.device())};
+    const bool direct = !rest_ && options_.device().is_cpu();
+    auto batch = direct ? detail::copy_windows<float>(images, windows, options_.memory_format())
+                        : detail::copy_windows<uint8_t>(images, windows).to(options_.device());
+    return detail::finish_batch(std::move(batch), labels, dataset_.num_classes(), options_, rest_,
+                                generator);
   }
 
   /// The data set the batches come from.
@@ -102,22 +119,13 @@ class DataLoader : public BatchSource {
   const LoaderOptions& options() const noexcept { return options_; }
 
  private:
-  torch::Tensor order(int64_t epoch) const {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    if (epoch != order_epoch_) {
-      auto generator = at::make_generator<at::CPUGeneratorImpl>(
-          detail::mix_seed(options_.seed(), static_cast<uint64_t>(epoch), 0));
-      order_ = torch::randperm(dataset_.size(), generator, torch::kLong);
-      order_epoch_ = epoch;
-    }
-    return order_;
-  }
-
   ImageDataset dataset_;
   LoaderOptions options_;
-  mutable std::mutex mutex_;
-  mutable torch::Tensor order_;
-  mutable int64_t order_epoch_ = -1;
+  detail::EpochOrder order_;
+  /// The first transforms, which run while the batch is copied, and what follows them.
+  std::shared_ptr<const RandomCrop> crop_;
+  std::shared_ptr<const RandomHorizontalFlip> flip_;
+  Augmentation rest_;
 };
 
 }  // namespace bsconv::data

@@ -3,9 +3,15 @@
 
 #include <dlfcn.h>
 
+#include <algorithm>
+#include <condition_variable>
 #include <cstdint>
-#include <deque>
-#include <future>
+#include <exception>
+#include <map>
+#include <mutex>
+#include <thread>
+#include <utility>
+#include <vector>
 
 #include <ATen/Parallel.h>
 
@@ -30,52 +36,107 @@ inline void use_one_core() {
 
 }  // namespace detail
 
-/// Yields the batches of one epoch in order, made ahead by up to `workers` threads.
+/// Yields the batches of one epoch in order, made ahead by `workers` threads.
 ///
-/// The batches do not depend on the number of workers; 0 makes each when it is asked for. What a
-/// worker throws is thrown from `next()`.
+/// At most two batches a worker are finished or being made at any time. The batches do not depend
+/// on the number of workers; 0 makes each when it is asked for. What a worker throws is thrown from
+/// `next()`, in the batch's turn.
 class Prefetcher {
  public:
   /// Starts with batch `first` of `epoch`. `source` must outlive this object.
   Prefetcher(const BatchSource& source, int64_t epoch, int64_t first, int64_t workers)
-      : source_(source), epoch_(epoch), next_(first), workers_(workers) {
+      : source_(source),
+        epoch_(epoch),
+        end_(source.num_batches()),
+        wanted_(first),
+        next_(first),
+        ahead_(2 * workers) {
     TORCH_CHECK(workers >= 0, "workers must not be negative, got ", workers);
-    TORCH_CHECK(first >= 0 && first <= source.num_batches(), "batch ", first,
-                " is out of range; an epoch has ", source.num_batches(), " batches");
-    fill();
+    TORCH_CHECK(first >= 0 && first <= end_, "batch ", first, " is out of range; an epoch has ",
+                end_, " batches");
+    for (int64_t i = 0; i < std::min(workers, end_ - first); ++i) {
+      threads_.emplace_back([this] { work(); });
+    }
+  }
+
+  Prefetcher(const Prefetcher&) = delete;
+  Prefetcher& operator=(const Prefetcher&) = delete;
+
+  /// Waits for the batches that are being made and drops what was not asked for.
+  ~Prefetcher() {
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      next_ = end_;
+    }
+    room_.notify_all();
+    for (auto& thread : threads_) {
+      thread.join();
+    }
   }
 
   /// Whether the epoch has another batch.
-  bool has_next() const { return !ready_.empty() || next_ < source_.num_batches(); }
+  bool has_next() const { return wanted_ < end_; }
 
   /// The next batch. Throws if there is none.
   Batch next() {
-    TORCH_CHECK(has_next(), "the epoch's ", source_.num_batches(), " batches are used up");
-    if (workers_ == 0) {
-      return source_.get(epoch_, next_++);
+    TORCH_CHECK(has_next(), "the epoch's ", end_, " batches are used up");
+    if (threads_.empty()) {
+      return source_.get(epoch_, wanted_++);
     }
-    Batch batch = ready_.front().get();
-    ready_.pop_front();
-    fill();
-    return batch;
+    Made made;
+    {
+      std::unique_lock<std::mutex> lock(mutex_);
+      done_.wait(lock, [this] { return made_.count(wanted_) > 0; });
+      made = std::move(made_.extract(wanted_).mapped());
+      ++wanted_;
+    }
+    room_.notify_one();
+    if (made.error) {
+      std::rethrow_exception(made.error);
+    }
+    return std::move(made.batch);
   }
 
  private:
-  void fill() {
-    while (static_cast<int64_t>(ready_.size()) < workers_ && next_ < source_.num_batches()) {
-      ready_.push_back(std::async(std::launch::async, [this, index = next_] {
-        detail::use_one_core();
-        return source_.get(epoch_, index);
-      }));
-      ++next_;
+  struct Made {
+    Batch batch;
+    std::exception_ptr error;
+  };
+
+  void work() {
+    detail::use_one_core();
+    std::unique_lock<std::mutex> lock(mutex_);
+    while (true) {
+      room_.wait(lock, [this] { return next_ >= end_ || next_ < wanted_ + ahead_; });
+      if (next_ >= end_) {
+        return;
+      }
+      const int64_t index = next_++;
+      lock.unlock();
+      Made made;
+      try {
+        made.batch = source_.get(epoch_, index);
+      } catch (...) {
+        made.error = std::current_exception();
+      }
+      lock.lock();
+      made_.emplace(index, std::move(made));
+      done_.notify_one();
     }
   }
 
   const BatchSource& source_;
-  int64_t epoch_;
+  const int64_t epoch_;
+  const int64_t end_;
+  /// The batch that `next()` returns, and the first that no worker has begun.
+  int64_t wanted_;
   int64_t next_;
-  int64_t workers_;
-  std::deque<std::future<Batch>> ready_;
+  const int64_t ahead_;
+  std::mutex mutex_;
+  std::condition_variable room_;
+  std::condition_variable done_;
+  std::map<int64_t, Made> made_;
+  std::vector<std::thread> threads_;
 };
 
 }  // namespace bsconv::data

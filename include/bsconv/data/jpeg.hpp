@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: BSD-3-Clause-Clear
+#pragma once
+
+#include <algorithm>
+#include <csetjmp>
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>  // jpeglib.h uses FILE without including it
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include <jpeglib.h>
+#include <torch/types.h>
+
+#include <bsconv/data/image_size.hpp>
+
+// This header needs libjpeg-turbo, so it is not part of <bsconv/data.hpp>.
+
+namespace bsconv::data::detail {
+
+/// Images with more pixels than this are refused before memory is taken for them.
+inline constexpr uint64_t max_image_pixels = uint64_t{1} << 28U;
+
+inline void check_image_size(uint64_t width, uint64_t height, const std::string& origin) {
+  TORCH_CHECK(width > 0 && height > 0 && width <= max_image_pixels / height, origin, " is ", width,
+              " x ", height, " pixels; from 1 to ", max_image_pixels, " are allowed");
+}
+
+/// A rectangle of an image.
+struct ImageRegion {
+  int64_t top = 0;
+  int64_t left = 0;
+  ImageSize size;
+};
+
+/// What is wanted of an image: a region, and how many pixels of it are enough. A JPEG is decoded to
+/// a half, a quarter or an eighth where at least as many are left, as PIL's `draft` does.
+struct DecodeRequest {
+  ImageRegion region;
+  /// 0: all pixels.
+  ImageSize enough;
+};
+
+/// Decodes one JPEG, only as much of it as is wanted. libjpeg leaves the functions that call it by
+/// longjmp on an error, so they hold no object with a destructor.
+class JpegDecoder {
+ public:
+  /// Reads the header. `bytes` must outlive this object. Throws `c10::Error` that starts with
+  /// `origin`.
+  JpegDecoder(const std::vector<uint8_t>& bytes, const std::string& origin) : origin_(origin) {
+    info_.err = jpeg_std_error(&error_.manager);
+    error_.manager.error_exit = &Error::exit;
+    error_.manager.emit_message = &Error::emit;
+    const bool read = read_header(bytes);
+    if (!read) {
+      jpeg_destroy_decompress(&info_);
+      fail();
+    }
+    if (static_cast<uint64_t>(info_.image_width) * info_.image_height > max_image_pixels) {
+      std::snprintf(error_.message, sizeof(error_.message), "it has %u x %u pixels, too many",
+                    info_.image_width, info_.image_height);
+      jpeg_destroy_decompress(&info_);
+      fail();
+    }
+  }
+  JpegDecoder(const JpegDecoder&) = delete;
+  JpegDecoder& operator=(const JpegDecoder&) = delete;
+  ~JpegDecoder() { jpeg_destroy_decompress(&info_); }
+
+  /// The size of the whole image.
+  ImageSize size() const {
+    return {static_cast<int64_t>(info_.image_height), static_cast<int64_t>(info_.image_width)};
+  }
+
+  /// Decodes the region to uint8 RGB [H, W, 3]. Call it once.
+  torch::Tensor decode(const DecodeRequest& request) {
+    int64_t divisor = 8;
+    const auto& region = request.region;
+    while (divisor > 1 && (request.enough == ImageSize(0) ||
+                           region.size.height < request.enough.height * divisor ||
+                           region.size.width < request.enough.width * divisor)) {
+      divisor /= 2;
+    }
+    info_.scale_num = 1;
+    info_.scale_denom = static_cast<unsigned>(divisor);
+    const bool cmyk = info_.jpeg_color_space == JCS_CMYK || info_.jpeg_color_space == JCS_YCCK;
+    info_.out_color_space = cmyk ? JCS_CMYK : JCS_RGB;
+    jpeg_calc_output_dimensions(&info_);
+    const int64_t channels = cmyk ? 4 : 3;
+    const auto whole_height = static_cast<int64_t>(info_.output_height);
+    const auto whole_width = static_cast<int64_t>(info_.output_width);
+    const int64_t top = std::min(region.top / divisor, whole_height - 1);
+    const int64_t left = std::min(region.left / divisor, whole_width - 1);
+    const int64_t bottom = std::min(
+        std::max((region.top + region.size.height + divisor - 1) / divisor, top + 1), whole_height);
+    const int64_t right = std::min(
+        std::max((region.left + region.size.width + divisor - 1) / divisor, left + 1), whole_width);
+    auto result = torch::empty({bottom - top, right - left, channels}, torch::kByte);
+    std::vector<uint8_t> row(static_cast<std::size_t>(whole_width * channels));
+    const Rows rows{top, left, bottom, right, channels, row.data(), result.data_ptr<uint8_t>()};
+    if (!read_rows(rows)) {
+      fail();
+    }
+    if (!cmyk) {
+      return result;
+    }
+    // Adobe writes CMYK inverted; then each byte is already the light that is left.
+    auto light = result.to(torch::kFloat);
+    if (info_.saw_Adobe_marker == 0) {
+      light = 255 - light;
+    }
+    return (light.slice(2, 0, 3) * light.slice(2, 3, 4) / 255).round().to(torch::kByte);
+  }
+
+ private:
+  /// libjpeg's error handler: the message is kept and control returns to the decoder.
+  struct Error {
+    jpeg_error_mgr manager;
+    std::jmp_buf jump;
+    char message[JMSG_LENGTH_MAX];
+
+    [[noreturn]] static void exit(j_common_ptr info) {
+      auto* self = reinterpret_cast<Error*>(info->err);
+      info->err->format_message(info, self->message);
+      std::longjmp(self->jump, 1);
+    }
+
+    // A warning means damaged data, such as a file cut short.
+    static void emit(j_common_ptr info, int level) {
+      if (level < 0) {
+        exit(info);
+      }
+    }
+  };
+
+  /// The part that is wanted, in pixels of the scaled image, and where it goes.
+  struct Rows {
+    int64_t top;
+    int64_t left;
+    int64_t bottom;
+    int64_t right;
+    int64_t channels;
+    uint8_t* row;
+    uint8_t* result;
+  };
+
+  bool read_header(const std::vector<uint8_t>& bytes) {
+    if (setjmp(error_.jump) != 0) {
+      return false;
+    }
+    jpeg_create_decompress(&info_);
+    jpeg_mem_src(&info_, bytes.data(), bytes.size());
+    jpeg_read_header(&info_, TRUE);
+    return true;
+  }
+
+  bool read_rows(const Rows& rows) {
+    if (setjmp(error_.jump) != 0) {
+      return false;
+    }
+    jpeg_start_decompress(&info_);
+    // Columns are decoded from block to block. The chroma of the outermost is interpolated with
+    // that of the next block, which must therefore be decoded too.
+    JDIMENSION first = 0;
+    JDIMENSION width = info_.output_width;
+    constexpr int64_t margin = 16;
+    if (rows.left > margin || rows.right + margin < static_cast<int64_t>(width)) {
+      first = static_cast<JDIMENSION>(std::max<int64_t>(rows.left - margin, 0));
+      width = static_cast<JDIMENSION>(
+          std::min<int64_t>(rows.right + margin, static_cast<int64_t>(width)) - first);
+      jpeg_crop_scanline(&info_, &first, &width);
+    }
+    if (rows.top > 0) {
+      jpeg_skip_scanlines(&info_, static_cast<JDIMENSION>(rows.top));
+    }
+    const auto line_bytes = static_cast<std::size_t>((rows.right - rows.left) * rows.channels);
+    const uint8_t* line = rows.row + (rows.left - static_cast<int64_t>(first)) * rows.channels;
+    uint8_t* next = rows.result;
+    for (int64_t y = rows.top; y < rows.bottom; ++y) {
+      uint8_t* target = rows.row;
+      jpeg_read_scanlines(&info_, &target, 1);
+      std::memcpy(next, line, line_bytes);
+      next += line_bytes;
+    }
+    // The end of a whole image is checked; the rest of a larger one is not even read.
+    if (info_.output_scanline == info_.output_height) {
+      jpeg_finish_decompress(&info_);
+    }
+    return true;
+  }
+
+  [[noreturn]] void fail() const {
+    TORCH_CHECK(false, origin_,
+                " is not a readable JPEG: ", static_cast<const char*>(error_.message));
+  }
+
+  const std::string& origin_;
+  jpeg_decompress_struct info_{};
+  Error error_{};
+};
+
+}  // namespace bsconv::data::detail
