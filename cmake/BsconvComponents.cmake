@@ -3,9 +3,12 @@
 # The components: targets for headers that need more than LibTorch.
 #
 #   bsconv::json    nlohmann/json: weights/, train/, profile/json.hpp
-#   bsconv::images  libpng and libjpeg: data/image_file.hpp
+#   bsconv::images    libpng and libjpeg-turbo: data/image_file.hpp, data/file_loader.hpp
+#   bsconv::archives  libarchive: data/archive.hpp, data/cifar_archive.hpp
+#   bsconv::dogs      libarchive, matio and libcrypto: data/stanford_dogs.hpp, data/matlab.hpp,
+#                     data/md5.hpp
 
-set(BSCONV_COMPONENTS json images)
+set(BSCONV_COMPONENTS json images archives dogs)
 
 # Defines bsconv::<component>; `error` says what is missing, or is empty.
 function(bsconv_add_component component error)
@@ -31,6 +34,32 @@ function(bsconv_add_component component error)
       return()
     endif()
     set(libraries PNG::PNG JPEG::JPEG)
+  elseif(component STREQUAL "archives")
+    find_package(LibArchive QUIET)
+    if(NOT LibArchive_FOUND)
+      set(${error} "bsconv component 'archives' needs libarchive: apt-get install libarchive-dev"
+          PARENT_SCOPE)
+      return()
+    endif()
+    set(libraries LibArchive::LibArchive)
+  elseif(component STREQUAL "dogs")
+    find_package(LibArchive QUIET)
+    find_package(OpenSSL QUIET COMPONENTS Crypto)
+    # matio comes without a CMake package.
+    find_path(BSCONV_MATIO_INCLUDE_DIR matio.h)
+    find_library(BSCONV_MATIO_LIBRARY matio)
+    mark_as_advanced(BSCONV_MATIO_INCLUDE_DIR BSCONV_MATIO_LIBRARY)
+    if(NOT LibArchive_FOUND OR NOT OPENSSL_CRYPTO_LIBRARY OR NOT BSCONV_MATIO_INCLUDE_DIR
+       OR NOT BSCONV_MATIO_LIBRARY)
+      set(${error}
+          "bsconv component 'dogs' needs libarchive, matio and OpenSSL: apt-get install libarchive-dev libmatio-dev libssl-dev"
+          PARENT_SCOPE)
+      return()
+    endif()
+    add_library(bsconv_matio INTERFACE IMPORTED GLOBAL)
+    target_include_directories(bsconv_matio SYSTEM INTERFACE "${BSCONV_MATIO_INCLUDE_DIR}")
+    target_link_libraries(bsconv_matio INTERFACE "${BSCONV_MATIO_LIBRARY}")
+    set(libraries LibArchive::LibArchive bsconv_matio OpenSSL::Crypto)
   else()
     list(JOIN BSCONV_COMPONENTS ", " known)
     set(${error} "bsconv has no component '${component}'; it has ${known}" PARENT_SCOPE)

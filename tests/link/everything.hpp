@@ -4,7 +4,11 @@
 #include <torch/torch.h>
 #include <bsconv/bsconv.hpp>
 #include <bsconv/data.hpp>
+#include <bsconv/data/archive.hpp>
+#include <bsconv/data/cifar_archive.hpp>
+#include <bsconv/data/file_loader.hpp>
 #include <bsconv/data/image_file.hpp>
+#include <bsconv/data/stanford_dogs.hpp>
 #include <bsconv/infer.hpp>
 #include <bsconv/profile/json.hpp>
 #include <bsconv/train.hpp>

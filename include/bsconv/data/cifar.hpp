@@ -7,6 +7,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <istream>
 #include <string>
 #include <system_error>
 #include <utility>
@@ -25,6 +26,8 @@ struct CifarLayout {
   std::string name;
   /// The directory the official archive unpacks to.
   std::string directory;
+  /// The official archive.
+  std::string archive;
   std::vector<std::string> train_files;
   std::vector<std::string> test_files;
   int64_t train_records_per_file;
@@ -37,6 +40,7 @@ struct CifarLayout {
 inline const CifarLayout& cifar10_layout() {
   static const CifarLayout layout{"CIFAR-10",
                                   "cifar-10-batches-bin",
+                                  "cifar-10-binary.tar.gz",
                                   {"data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin",
                                    "data_batch_4.bin", "data_batch_5.bin"},
                                   {"test_batch.bin"},
@@ -48,9 +52,9 @@ inline const CifarLayout& cifar10_layout() {
 }
 
 inline const CifarLayout& cifar100_layout() {
-  static const CifarLayout layout{
-      "CIFAR-100", "cifar-100-binary", {"train.bin"},         {"test.bin"}, 50000,
-      10000,       {20, 100},          "fine_label_names.txt"};
+  static const CifarLayout layout{"CIFAR-100",   "cifar-100-binary", "cifar-100-binary.tar.gz",
+                                  {"train.bin"}, {"test.bin"},       50000,
+                                  10000,         {20, 100},          "fine_label_names.txt"};
   return layout;
 }
 
@@ -72,35 +76,31 @@ inline std::filesystem::path find_cifar_directory(const std::filesystem::path& r
               "version's files, or the one that holds '", layout.directory, "'");
 }
 
-/// Reads exactly `records` records of `path` to `images` [records, 3, 32, 32] and `labels`.
-inline void read_cifar_file(const std::filesystem::path& path, const std::string& set_name,
-                            int64_t records, const std::vector<int64_t>& label_counts,
-                            uint8_t* images, int64_t* labels) {
-  const auto label_bytes = static_cast<int64_t>(label_counts.size());
+/// Throws unless a file of `actual` bytes holds exactly `records` records.
+inline void check_cifar_size(uint64_t actual, int64_t records, int64_t label_bytes,
+                             const std::string& set_name, const std::string& file) {
   const int64_t record_bytes = label_bytes + cifar_image_bytes;
-  std::error_code error;
-  TORCH_CHECK(std::filesystem::exists(path, error), set_name, ": there is no file '", path.native(),
-              "'");
-  TORCH_CHECK(std::filesystem::is_regular_file(path, error), set_name, ": '", path.native(),
-              "' is not a regular file");
-  const auto actual = std::filesystem::file_size(path, error);
-  TORCH_CHECK(!error, set_name, ": cannot read '", path.native(), "': ", error.message());
-  TORCH_CHECK(actual == static_cast<std::uintmax_t>(records * record_bytes), set_name, ": '",
-              path.native(), "' has ", actual, " bytes; expected ", records * record_bytes, " (",
-              records, " records of ", record_bytes, " bytes)");
-  errno = 0;
-  std::ifstream file(path, std::ios::binary);
-  TORCH_CHECK(file.is_open(), set_name, ": cannot open '", path.native(),
-              "': ", std::generic_category().message(errno));
-  std::vector<char> record(static_cast<std::size_t>(record_bytes));
+  TORCH_CHECK(actual == static_cast<uint64_t>(records * record_bytes), set_name, ": '", file,
+              "' has ", actual, " bytes; expected ", records * record_bytes, " (", records,
+              " records of ", record_bytes, " bytes)");
+}
+
+/// Reads exactly `records` records, the bytes of `file`, to `images` [records, 3, 32, 32] and
+/// `labels`.
+inline void read_cifar_records(std::istream& stream, const std::string& file,
+                               const std::string& set_name, int64_t records,
+                               const std::vector<int64_t>& label_counts, uint8_t* images,
+                               int64_t* labels) {
+  const auto label_bytes = static_cast<int64_t>(label_counts.size());
+  std::vector<char> record(static_cast<std::size_t>(label_bytes + cifar_image_bytes));
   for (int64_t i = 0; i < records; ++i) {
-    TORCH_CHECK(file.read(record.data(), record_bytes), set_name, ": cannot read record ", i,
-                " of '", path.native(), "'");
+    TORCH_CHECK(stream.read(record.data(), static_cast<std::streamsize>(record.size())), set_name,
+                ": cannot read record ", i, " of '", file, "'");
     int64_t label = 0;
     for (int64_t byte = 0; byte < label_bytes; ++byte) {
       label = static_cast<uint8_t>(record[static_cast<std::size_t>(byte)]);
       const int64_t count = label_counts[static_cast<std::size_t>(byte)];
-      TORCH_CHECK(label < count, set_name, ": record ", i, " of '", path.native(), "' has ",
+      TORCH_CHECK(label < count, set_name, ": record ", i, " of '", file, "' has ",
                   label_bytes == 1 ? "" : (byte == 0 ? "coarse " : "fine "), "label ", label,
                   "; valid labels are 0 to ", count - 1);
     }
@@ -110,19 +110,40 @@ inline void read_cifar_file(const std::filesystem::path& path, const std::string
   }
 }
 
-/// The class names, one a line; "class 0", "class 1", … if the file does not exist.
-inline std::vector<std::string> read_class_names(const std::filesystem::path& path,
-                                                 const std::string& set_name, int64_t count) {
-  std::vector<std::string> names;
+/// Reads exactly `records` records of `path` to `images` [records, 3, 32, 32] and `labels`.
+inline void read_cifar_file(const std::filesystem::path& path, const std::string& set_name,
+                            int64_t records, const std::vector<int64_t>& label_counts,
+                            uint8_t* images, int64_t* labels) {
   std::error_code error;
-  if (!std::filesystem::exists(path, error)) {
-    for (int64_t i = 0; i < count; ++i) {
-      names.push_back("class " + std::to_string(i));
-    }
-    return names;
+  TORCH_CHECK(std::filesystem::exists(path, error), set_name, ": there is no file '", path.native(),
+              "'");
+  TORCH_CHECK(std::filesystem::is_regular_file(path, error), set_name, ": '", path.native(),
+              "' is not a regular file");
+  const auto actual = std::filesystem::file_size(path, error);
+  TORCH_CHECK(!error, set_name, ": cannot read '", path.native(), "': ", error.message());
+  check_cifar_size(actual, records, static_cast<int64_t>(label_counts.size()), set_name,
+                   path.native());
+  errno = 0;
+  std::ifstream file(path, std::ios::binary);
+  TORCH_CHECK(file.is_open(), set_name, ": cannot open '", path.native(),
+              "': ", std::generic_category().message(errno));
+  read_cifar_records(file, path.native(), set_name, records, label_counts, images, labels);
+}
+
+/// The class names of a set without a file of names: "class 0", "class 1", …
+inline std::vector<std::string> numbered_class_names(int64_t count) {
+  std::vector<std::string> names;
+  for (int64_t i = 0; i < count; ++i) {
+    names.push_back("class " + std::to_string(i));
   }
-  std::ifstream file(path);
-  for (std::string line; std::getline(file, line);) {
+  return names;
+}
+
+/// The class names, one a line.
+inline std::vector<std::string> parse_class_names(std::istream& stream, const std::string& file,
+                                                  const std::string& set_name, int64_t count) {
+  std::vector<std::string> names;
+  for (std::string line; std::getline(stream, line);) {
     if (!line.empty() && line.back() == '\r') {
       line.pop_back();
     }
@@ -130,9 +151,20 @@ inline std::vector<std::string> read_class_names(const std::filesystem::path& pa
       names.push_back(line);
     }
   }
-  TORCH_CHECK(static_cast<int64_t>(names.size()) == count, set_name, ": '", path.native(), "' has ",
+  TORCH_CHECK(static_cast<int64_t>(names.size()) == count, set_name, ": '", file, "' has ",
               names.size(), " class names; expected ", count);
   return names;
+}
+
+/// The class names in a file, or numbered ones if it does not exist.
+inline std::vector<std::string> read_class_names(const std::filesystem::path& path,
+                                                 const std::string& set_name, int64_t count) {
+  std::error_code error;
+  if (!std::filesystem::exists(path, error)) {
+    return numbered_class_names(count);
+  }
+  std::ifstream file(path);
+  return parse_class_names(file, path.native(), set_name, count);
 }
 
 inline ImageDataset load_cifar(const std::filesystem::path& root, const CifarLayout& layout,

@@ -65,21 +65,19 @@ struct ImagePlan {
   bool mirrored = false;
 };
 
-/// Bounds of what `ImageGeometry::random_resized_crop` draws; the defaults are torchvision's.
+/// Bounds of a random rectangle; the defaults are those of torchvision's `RandomResizedCrop`.
 struct ResizedCropRange {
   /// Smallest and largest share of the image's area. Default: 0.08 to 1.
   std::array<double, 2> scale = {0.08, 1.0};
   /// Smallest and largest ratio of width to height. Default: 3/4 to 4/3.
   std::array<double, 2> ratio = {3.0 / 4.0, 4.0 / 3.0};
 
-  /// Throws unless both are ordered and in their range.
-  void check() const {
-    TORCH_CHECK(0 < scale[0] && scale[0] <= scale[1] && scale[1] <= 1,
-                "the scale of a resized crop must lie in 0..1 in rising order, got ", scale[0],
-                " to ", scale[1]);
-    TORCH_CHECK(0 < ratio[0] && ratio[0] <= ratio[1] && std::isfinite(ratio[1]),
-                "the ratio of a resized crop must be positive in rising order, got ", ratio[0],
-                " to ", ratio[1]);
+  /// Throws, naming `owner`, unless both are ordered and in their range.
+  void check(const char* owner) const {
+    TORCH_CHECK(0 < scale[0] && scale[0] <= scale[1] && scale[1] <= 1, owner,
+                ": the scale must lie in 0..1 in rising order, got ", scale[0], " to ", scale[1]);
+    TORCH_CHECK(0 < ratio[0] && ratio[0] <= ratio[1] && std::isfinite(ratio[1]), owner,
+                ": the ratio must be positive in rising order, got ", ratio[0], " to ", ratio[1]);
   }
 };
 
@@ -120,6 +118,8 @@ class ResizeRule {
   ResizeRule(ImageSize size) : size_(size) { size.check("the size to resize to"); }
   /// Exactly `side` x `side`.
   ResizeRule(int64_t side) : ResizeRule(ImageSize(side)) {}
+  /// Exactly `height` x `width`.
+  ResizeRule(int64_t height, int64_t width) : ResizeRule(ImageSize(height, width)) {}
   /// The shorter side becomes `length`, the other follows, as torchvision's `Resize(length)`.
   static ResizeRule shorter_side(int64_t length) {
     ResizeRule rule(length);
@@ -181,7 +181,7 @@ class ImageGeometry {
   /// A region of random place, area and ratio, scaled to `size`: torchvision's
   /// `RandomResizedCrop(size, scale, ratio)`.
   static ImageGeometry random_resized_crop(ImageSize size, ResizedCropRange range = {}) {
-    range.check();
+    range.check("RandomResizedCrop");
     std::ostringstream name;
     name << "RandomResizedCrop(" << size << ", scale=" << range.scale[0] << ".." << range.scale[1]
          << ", ratio=" << range.ratio[0] << ".." << range.ratio[1] << ')';
