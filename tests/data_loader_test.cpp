@@ -2,9 +2,12 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <torch/utils.h>
+#include <bsconv/data/erase.hpp>
 #include <bsconv/data/loader.hpp>
 #include <bsconv/data/prefetch.hpp>
 
+#include <atomic>
+#include <chrono>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -84,6 +87,82 @@ TEST(DataLoader, AugmentsEachBatchFromTheSeedEpochAndIndexAlone) {
   EXPECT_FALSE(corners(1).equal(corners(2)));
 }
 
+/// Images that all differ.
+ImageDataset colorful(int64_t count) {
+  torch::manual_seed(11);
+  const auto images = torch::randint(0, 256, {count, 3, 8, 6}, torch::kByte);
+  return {images, torch::arange(count) % 4, {"a", "b", "c", "d"}};
+}
+
+TEST(DataLoader, TheOnePassGivesWhatTheTransformsGive) {
+  // A function is never part of the one pass.
+  const bsconv::data::Augmentation separate = [](const torch::Tensor& images,
+                                                 torch::Generator& generator) {
+    return bsconv::data::random_horizontal_flip(bsconv::data::random_crop(images, 2, generator),
+                                                generator);
+  };
+  // How the crop was drawn and cut from the first release on: equal seeds must give equal images.
+  const bsconv::data::Augmentation by_index = [](const torch::Tensor& images,
+                                                 torch::Generator& generator) {
+    const int64_t count = images.size(0);
+    const auto offsets = torch::randint(0, 5, {2, count, 1}, generator, torch::kLong);
+    const auto rows = offsets[0] + torch::arange(8);
+    const auto columns = offsets[1] + torch::arange(6);
+    const auto cropped =
+        torch::constant_pad_nd(images, {2, 2, 2, 2})
+            .index({torch::arange(count).view({-1, 1, 1, 1}), torch::arange(3).view({1, -1, 1, 1}),
+                    rows.view({count, 1, -1, 1}), columns.view({count, 1, 1, -1})});
+    const auto mirrored = torch::rand({count}, generator, torch::kDouble).lt(0.5);
+    return torch::where(mirrored.view({-1, 1, 1, 1}), cropped.flip({3}), cropped);
+  };
+  const auto options = LoaderOptions().batch_size(12).shuffle(true).seed(4);
+  const auto set = colorful(30);
+  const DataLoader together(set,
+                            LoaderOptions(options).augmentation(bsconv::data::crop_and_flip(2)));
+  const DataLoader apart(set, LoaderOptions(options).augmentation(separate));
+  const DataLoader indexed(set, LoaderOptions(options).augmentation(by_index));
+  // Something behind the one pass, and a pass that begins with the flip.
+  const DataLoader longer(set, LoaderOptions(options).augmentation(
+                                   {bsconv::data::crop_and_flip(2), bsconv::data::Cutout(1)}));
+  const DataLoader flip(
+      set, LoaderOptions(options).augmentation({bsconv::data::RandomHorizontalFlip(1.0)}));
+  const DataLoader plain(set, options);
+  for (int64_t index = 0; index < 3; ++index) {
+    const auto images = together.get(2, index).images;
+    EXPECT_TRUE(images.equal(apart.get(2, index).images));
+    EXPECT_TRUE(images.equal(indexed.get(2, index).images));
+    const auto erased = (longer.get(2, index).images != images).any(1).sum({1, 2});
+    EXPECT_LE(erased.max().item<int>(), 1);
+    EXPECT_TRUE(flip.get(2, index).images.equal(plain.get(2, index).images.flip({3})));
+  }
+}
+
+TEST(DataLoader, MemoryFormatChangesTheLayoutOnly) {
+  const auto options = LoaderOptions().batch_size(12).seed(4);
+  for (const auto& augmentation : {bsconv::data::Augmentation(), bsconv::data::crop_and_flip(2),
+                                   bsconv::data::Augmentation(bsconv::data::Cutout(3))}) {
+    const DataLoader plain(colorful(30), LoaderOptions(options).augmentation(augmentation));
+    const DataLoader last(colorful(30), LoaderOptions(options)
+                                            .augmentation(augmentation)
+                                            .memory_format(torch::MemoryFormat::ChannelsLast));
+    const auto images = last.get(1, 1).images;
+    EXPECT_TRUE(images.is_contiguous(torch::MemoryFormat::ChannelsLast)) << augmentation;
+    EXPECT_TRUE(plain.get(1, 1).images.is_contiguous()) << augmentation;
+    EXPECT_TRUE(images.equal(plain.get(1, 1).images)) << augmentation;
+  }
+}
+
+TEST(DataLoader, MixesAtTheEnd) {
+  const auto options = LoaderOptions().batch_size(12).mixing(bsconv::data::mixup(1.0));
+  const DataLoader loader(colorful(30), options);
+  const auto batch = loader.get(0, 2);
+  EXPECT_EQ(batch.targets.sizes(), torch::IntArrayRef({6, 4}));
+  EXPECT_TRUE(batch.targets.sum(1).allclose(torch::ones({6})));
+  EXPECT_TRUE(batch.images.equal(loader.get(0, 2).images));
+  EXPECT_FALSE(loader.get(0, 0).targets.equal(loader.get(1, 0).targets));
+  EXPECT_FALSE(DataLoader(colorful(30), LoaderOptions()).get(0, 0).targets.defined());
+}
+
 TEST(DataLoader, LeavesTheDataSetAsItIs) {
   auto set = numbered(4);
   const auto before = set.images().clone();
@@ -131,6 +210,51 @@ TEST(DataPrefetch, LeavesTheNumberOfThreadsAlone) {
   int in_new_thread = 0;
   std::thread([&] { in_new_thread = torch::get_num_threads(); }).join();
   EXPECT_EQ(in_new_thread, threads);
+}
+
+/// Counts how far ahead of the reader batches are made.
+class CountingSource : public bsconv::data::BatchSource {
+ public:
+  int64_t num_batches() const override { return 40; }
+  int64_t num_examples() const override { return 40; }
+  bsconv::data::Batch get(int64_t, int64_t index) const override {
+    const int64_t begun = ++begun_;
+    int64_t seen = ahead_;
+    while (seen < begun - taken && !ahead_.compare_exchange_weak(seen, begun - taken)) {
+    }
+    return {torch::full({1, 1, 1, 1}, index), torch::full({1}, index)};
+  }
+  int64_t ahead() const { return ahead_; }
+  std::atomic<int64_t> taken = 0;
+
+ private:
+  mutable std::atomic<int64_t> begun_ = 0;
+  mutable std::atomic<int64_t> ahead_ = 0;
+};
+
+TEST(DataPrefetch, MakesTwoBatchesAWorkerAheadAndNoMore) {
+  CountingSource source;
+  Prefetcher batches(source, 0, 0, 3);
+  for (int64_t index = 0; batches.has_next(); ++index) {
+    if (index % 8 == 0) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    }
+    EXPECT_EQ(batches.next().labels.item<int64_t>(), index);
+    ++source.taken;
+  }
+  EXPECT_GE(source.ahead(), 6);
+  // One more may have begun between a batch's leaving and its being counted here.
+  EXPECT_LE(source.ahead(), 7);
+}
+
+TEST(DataPrefetch, CanBeLeftInMidEpoch) {
+  const DataLoader loader(numbered(50), LoaderOptions().batch_size(1));
+  for (int64_t taken = 0; taken < 5; ++taken) {
+    Prefetcher batches(loader, 0, 0, 4);
+    for (int64_t i = 0; i < taken; ++i) {
+      batches.next();
+    }
+  }
 }
 
 class BrokenSource : public bsconv::data::BatchSource {

@@ -62,7 +62,8 @@ inline archive_entry* next_archive_file(::archive* archive, const std::string& o
     if (code == ARCHIVE_EOF) {
       return nullptr;
     }
-    check_archive(archive, code, origin);
+    // A warning is about a name or attribute beyond the locale's characters.
+    check_archive(archive, code == ARCHIVE_WARN ? ARCHIVE_OK : code, origin);
     const char* name = archive_entry_pathname(entry);
     TORCH_CHECK(name != nullptr, origin, " has a member without a readable name");
     check_path_inside(name, origin);
