@@ -9,27 +9,6 @@
 
 namespace bsconv_program {
 
-const std::vector<std::string>& dataset_names() {
-  static const std::vector<std::string> names = {"digits", "cifar10", "cifar100"};
-  return names;
-}
-
-bsconv::data::ImageDataset load_dataset(const std::string& name, const std::filesystem::path& root,
-                                        bsconv::data::Split split) {
-  if (name == "digits") {
-    return bsconv::data::digits(split);
-  }
-  if (name == "cifar10" || name == "cifar100") {
-    if (root.empty()) {
-      throw UsageError("--data-root is required: the directory of the " + name +
-                       " binary files (only 'digits' is embedded)");
-    }
-    return name == "cifar10" ? bsconv::data::load_cifar10(root, split)
-                             : bsconv::data::load_cifar100(root, split);
-  }
-  throw UsageError("unknown data set '" + name + "'; known are digits, cifar10, cifar100");
-}
-
 torch::Device parse_device(const std::string& text) {
   const bool indexed = text.rfind("cuda:", 0) == 0;
   const std::string index = indexed ? text.substr(5) : "";

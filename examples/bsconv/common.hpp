@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 #pragma once
 
-#include <bsconv/data.hpp>
 #include <bsconv/nn/layer.hpp>
 #include <bsconv/train/checkpoint.hpp>
 
@@ -27,13 +26,6 @@ class Interrupted : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
 };
-
-/// The data sets `--dataset` knows.
-const std::vector<std::string>& dataset_names();
-
-/// A data set by name; `root` is not used for the embedded one.
-bsconv::data::ImageDataset load_dataset(const std::string& name, const std::filesystem::path& root,
-                                        bsconv::data::Split split);
 
 /// "cpu", "cuda" or "cuda:N" as a device that exists.
 torch::Device parse_device(const std::string& text);

@@ -9,6 +9,7 @@
 
 #include "commands.hpp"
 #include "common.hpp"
+#include "data_sets.hpp"
 
 namespace bsconv_program {
 namespace {
@@ -20,6 +21,7 @@ struct EvaluateFlags {
   std::string device = "cpu";
   int64_t batch_size = 128;
   int64_t workers = 1;
+  std::string broken_images = "stop";
 };
 
 void evaluate(const EvaluateFlags& flags) {
@@ -27,16 +29,16 @@ void evaluate(const EvaluateFlags& flags) {
   const auto path = in_directory(flags.checkpoint, "best.safetensors");
   const auto checkpoint = bsconv::train::load_checkpoint(path);
   const auto dataset_name = flags.dataset.empty() ? checkpoint.info.dataset : flags.dataset;
-  auto dataset = load_dataset(dataset_name, flags.data_root, bsconv::data::Split::test);
-  TORCH_CHECK(dataset.num_classes() == checkpoint.info.num_classes(), "the model of '",
-              path.native(), "' has ", checkpoint.info.num_classes(), " classes, ", dataset_name,
-              " has ", dataset.num_classes());
+  const auto test = open_test_images(
+      {dataset_name, flags.data_root, input_size(checkpoint.info.architecture), flags.batch_size,
+       checkpoint.options.seed(), device, broken_images(flags.broken_images)});
+  TORCH_CHECK(static_cast<int64_t>(test.class_names.size()) == checkpoint.info.num_classes(),
+              "the model of '", path.native(), "' has ", checkpoint.info.num_classes(),
+              " classes, ", dataset_name, " has ", test.class_names.size());
   auto model = load_model(checkpoint, device);
-  const bsconv::data::DataLoader loader(
-      std::move(dataset),
-      bsconv::data::LoaderOptions().batch_size(flags.batch_size).device(device));
   const auto sums = bsconv::train::evaluate(
-      *model, [&model](const torch::Tensor& images) { return model->forward(images); }, loader,
+      *model, [&model](const torch::Tensor& images) { return model->forward(images); },
+      *test.batches,
       bsconv::train::EvaluateOptions()
           .device(device)
           .alpha(checkpoint.options.alpha())
@@ -45,6 +47,7 @@ void evaluate(const EvaluateFlags& flags) {
   std::cout << checkpoint.info.architecture << ", epoch " << checkpoint.epoch << ", on "
             << sums.examples << " test images of " << dataset_name << ": " << to_string(sums.mean())
             << '\n';
+  report_broken_images(std::cout, {&test});
 }
 
 }  // namespace
@@ -65,6 +68,11 @@ void add_evaluate_command(CLI::App& app) {
       ->capture_default_str();
   command->add_option("--workers", flags->workers, "Threads that make batches ahead")
       ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command
+      ->add_option("--broken-images", flags->broken_images,
+                   "Whether an image that cannot be read stops the run or is skipped and counted")
+      ->check(CLI::IsMember({"stop", "skip"}))
       ->capture_default_str();
   command->callback([flags] { evaluate(*flags); });
 }

@@ -13,6 +13,7 @@
 
 #include "commands.hpp"
 #include "common.hpp"
+#include "data_sets.hpp"
 
 namespace bsconv_program {
 namespace {
@@ -35,6 +36,7 @@ struct TrainFlags {
   std::optional<uint64_t> seed;
   int64_t workers = 1;
   std::string device = "cpu";
+  std::string broken_images = "stop";
   std::filesystem::path out;
   std::filesystem::path resume;
 };
@@ -94,15 +96,17 @@ std::filesystem::path output_folder(const TrainFlags& flags, const std::string& 
 }
 
 void print_settings(const bsconv::train::RunInfo& info, const TrainOptions& options,
-                    int64_t training_images, int64_t test_images) {
+                    const ImageSet& training, const ImageSet& test) {
   std::cout << "architecture  " << info.architecture << "\ndataset       " << info.dataset << ", "
-            << training_images << " training and " << test_images << " test images, "
-            << info.num_classes() << " classes\nsettings      epochs " << options.epochs()
-            << ", batch size " << options.batch_size() << ", learning rate "
-            << options.learning_rate() << ", schedule " << c10::IntArrayRef(options.schedule())
-            << ", momentum " << options.momentum() << ", weight decay " << options.weight_decay()
-            << ", alpha " << options.alpha() << ", seed " << options.seed() << ", workers "
-            << options.workers() << "\ndevice        " << options.device() << "\noutput        "
+            << training.batches->num_examples() << " training and " << test.batches->num_examples()
+            << " test images, " << info.num_classes() << " classes\ntraining      "
+            << training.preparation << "\ntest          " << test.preparation
+            << "\nsettings      epochs " << options.epochs() << ", batch size "
+            << options.batch_size() << ", learning rate " << options.learning_rate()
+            << ", schedule " << c10::IntArrayRef(options.schedule()) << ", momentum "
+            << options.momentum() << ", weight decay " << options.weight_decay() << ", alpha "
+            << options.alpha() << ", seed " << options.seed() << ", workers " << options.workers()
+            << "\ndevice        " << options.device() << "\noutput        "
             << options.output_dir().native() << "\n\n";
 }
 
@@ -116,36 +120,26 @@ void train(const TrainFlags& flags) {
                                                              : default_architecture);
   info.dataset = flags.dataset.value_or(checkpoint ? checkpoint->info.dataset : default_dataset);
   auto options = make_options(flags, checkpoint);
-  const int64_t side = input_size(info.architecture);
-  if (side != 32) {
-    throw UsageError("'" + info.architecture + "' takes images of " + std::to_string(side) + " x " +
-                     std::to_string(side) + " pixels, those of " + info.dataset +
-                     " are 32 x 32; choose a name that starts with cifar_");
-  }
   options.output_dir(output_folder(flags, info.architecture, info.dataset));
 
-  auto training_set = load_dataset(info.dataset, flags.data_root, bsconv::data::Split::train);
-  auto test_set = load_dataset(info.dataset, flags.data_root, bsconv::data::Split::test);
-  info.class_names = training_set.class_names();
-  info.in_channels = training_set.images().size(1);
-  print_settings(info, options, training_set.size(), test_set.size());
+  const int64_t side = input_size(info.architecture);
+  const auto request = DataRequest{info.dataset,
+                                   flags.data_root,
+                                   side,
+                                   options.batch_size(),
+                                   options.seed(),
+                                   options.device(),
+                                   broken_images(flags.broken_images)};
+  const auto training = open_training_images(request);
+  const auto test = open_test_images(request);
+  info.class_names = training.class_names;
+  info.in_channels = 3;
+  print_settings(info, options, training, test);
 
   torch::manual_seed(options.seed());
   auto model = make_model(info.architecture, info.num_classes(), info.in_channels);
   std::cout << to_table(bsconv::profile(model, torch::zeros({1, info.in_channels, side, side})))
             << "\n";
-
-  // A mirrored digit is no digit.
-  const bool flip = info.dataset != "digits";
-  const auto loader_options = bsconv::data::LoaderOptions()
-                                  .batch_size(options.batch_size())
-                                  .device(options.device())
-                                  .seed(options.seed());
-  const bsconv::data::DataLoader training(std::move(training_set),
-                                          bsconv::data::LoaderOptions(loader_options)
-                                              .shuffle(true)
-                                              .augmentation(bsconv::data::crop_and_flip(4, flip)));
-  const bsconv::data::DataLoader test(std::move(test_set), loader_options);
 
   const bsconv::train::InterruptGuard guard;
   bsconv::train::Trainer trainer(model, options);
@@ -157,7 +151,8 @@ void train(const TrainFlags& flags) {
     std::cout << "resumed after epoch " << checkpoint->epoch << ", batch " << checkpoint->step
               << ", best " << 100 * trainer.best_accuracy() << " %\n";
   }
-  const auto result = trainer.fit(training, test);
+  const auto result = trainer.fit(*training.batches, *test.batches);
+  report_broken_images(std::cout, {&training, &test});
   if (result.interrupted) {
     throw Interrupted(
         "interrupted; go on with: bsconv train --resume '" + options.output_dir().native() + "'" +
@@ -174,7 +169,9 @@ void add_train_command(CLI::App& app) {
   auto* command = app.add_subcommand("train", "Train a model");
   const auto flags = std::make_shared<TrainFlags>();
   command->add_option("--data-root", flags->data_root, "Directory of the data set's files");
-  command->add_option("--dataset", flags->dataset, "digits (embedded; default), cifar10, cifar100")
+  command
+      ->add_option("--dataset", flags->dataset,
+                   "digits (embedded; default), cifar10, cifar100, dogs, image_folder")
       ->check(CLI::IsMember(dataset_names()));
   command->add_option(
       "--architecture", flags->architecture,
@@ -192,6 +189,11 @@ void add_train_command(CLI::App& app) {
   command->add_option("--momentum", flags->momentum, "Momentum of SGD; default: 0.9");
   command->add_option("--weight-decay", flags->weight_decay, "Default: 0.0001");
   command->add_option("--alpha", flags->alpha, "Weight of the regularization loss; default: 0.1");
+  command
+      ->add_option("--broken-images", flags->broken_images,
+                   "Whether an image that cannot be read stops the run or is skipped and counted")
+      ->check(CLI::IsMember({"stop", "skip"}))
+      ->capture_default_str();
   command->add_option("--device", flags->device, "cpu, cuda or cuda:N")->capture_default_str();
   command->add_option("--seed", flags->seed, "Seed of weights, order and augmentation; default: 0");
   command->add_option("--out", flags->out,

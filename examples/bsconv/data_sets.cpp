@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: BSD-3-Clause-Clear
+#include "data_sets.hpp"
+
+#include <bsconv/data.hpp>
+#include <bsconv/data/cifar_archive.hpp>
+#include <bsconv/data/stanford_dogs.hpp>
+#include <bsconv/util/text.hpp>
+
+#include <algorithm>
+#include <cstddef>
+#include <sstream>
+#include <utility>
+
+#include "common.hpp"
+
+namespace bsconv_program {
+namespace {
+
+namespace data = bsconv::data;
+
+data::LoaderOptions loader_options(const DataRequest& request, data::Split split) {
+  return data::LoaderOptions()
+      .batch_size(request.batch_size)
+      .shuffle(split == data::Split::train)
+      .seed(request.seed)
+      .device(request.device);
+}
+
+/// Images of 32 x 32 that lie in memory.
+ImageSet in_memory(const DataRequest& request, data::ImageDataset dataset, data::Split split) {
+  if (request.side != 32) {
+    const auto side = std::to_string(request.side);
+    throw UsageError("the model takes images of " + side + " x " + side + " pixels, those of " +
+                     request.dataset + " are 32 x 32; choose a name that starts with cifar_");
+  }
+  auto options = loader_options(request, split);
+  if (split == data::Split::train) {
+    // A mirrored digit is no digit.
+    options.augmentation(data::crop_and_flip(4, request.dataset != "digits"));
+  }
+  std::ostringstream preparation;
+  preparation << options.augmentation();
+  auto names = dataset.class_names();
+  return {std::make_shared<data::DataLoader>(std::move(dataset), options), std::move(names),
+          preparation.str()};
+}
+
+ImageSet from_files(const DataRequest& request, data::FileDataset files,
+                    const data::ImageGeometry& geometry, const data::LoaderOptions& options) {
+  std::ostringstream preparation;
+  preparation << geometry;
+  if (options.augmentation()) {
+    preparation << ", " << options.augmentation();
+  }
+  auto names = files.class_names();
+  return {std::make_shared<data::FileLoader>(std::move(files), geometry, options,
+                                             request.broken_images),
+          std::move(names), preparation.str()};
+}
+
+/// The reference's recipe: 256 x 256, a window of 224 x 224, or as much in proportion.
+ImageSet open_dogs(const DataRequest& request, data::Split split) {
+  const int64_t scaled = (request.side * 8 + 3) / 7;
+  auto options = loader_options(request, split);
+  auto geometry = data::ImageGeometry::center_crop(scaled, request.side);
+  if (split == data::Split::train) {
+    geometry = data::ImageGeometry::random_crop(scaled, request.side).horizontal_flip(0.5);
+    options.augmentation(data::ColorJitter(data::ColorJitterOptions().brightness(0.4)));
+  }
+  return from_files(request, data::load_stanford_dogs(request.root, split), geometry, options);
+}
+
+/// What is usual for photographs: torchvision's and timm's basic recipe.
+ImageSet open_image_folder(const DataRequest& request, data::Split split) {
+  const int64_t scaled = (request.side * 8 + 3) / 7;
+  const auto geometry =
+      split == data::Split::train
+          ? data::ImageGeometry::random_resized_crop(request.side).horizontal_flip(0.5)
+          : data::ImageGeometry::center_crop(data::ResizeRule::shorter_side(scaled), request.side);
+  return from_files(request, data::load_image_folder(request.root, split), geometry,
+                    loader_options(request, split));
+}
+
+ImageSet open_images(const DataRequest& request, data::Split split) {
+  const auto& name = request.dataset;
+  const auto& known = dataset_names();
+  if (std::find(known.begin(), known.end(), name) == known.end()) {
+    throw UsageError("unknown data set '" + name + "'; known are " +
+                     bsconv::detail::join(known, ", "));
+  }
+  if (name == "digits") {
+    return in_memory(request, data::digits(split), split);
+  }
+  if (request.root.empty()) {
+    throw UsageError("--data-root is required: the directory of the " + name +
+                     " files (only 'digits' is embedded)");
+  }
+  if (name == "cifar10") {
+    return in_memory(request, data::open_cifar10(request.root, split), split);
+  }
+  if (name == "cifar100") {
+    return in_memory(request, data::open_cifar100(request.root, split), split);
+  }
+  return name == "dogs" ? open_dogs(request, split) : open_image_folder(request, split);
+}
+
+}  // namespace
+
+const std::vector<std::string>& dataset_names() {
+  static const std::vector<std::string> names = {"digits", "cifar10", "cifar100", "dogs",
+                                                 "image_folder"};
+  return names;
+}
+
+ImageSet open_training_images(const DataRequest& request) {
+  return open_images(request, data::Split::train);
+}
+
+ImageSet open_test_images(const DataRequest& request) {
+  return open_images(request, data::Split::test);
+}
+
+data::BrokenImages broken_images(const std::string& text) {
+  return text == "skip" ? data::BrokenImages::skip : data::BrokenImages::stop;
+}
+
+void report_broken_images(std::ostream& out, std::initializer_list<const ImageSet*> sets) {
+  std::size_t count = 0;
+  for (const auto* set : sets) {
+    if (const auto* files = dynamic_cast<const data::FileLoader*>(set->batches.get())) {
+      count += files->broken_images().size();
+    }
+  }
+  if (count > 0) {
+    out << count << (count == 1 ? " image was" : " images were")
+        << " left out, being broken; see the warnings\n";
+  }
+}
+
+}  // namespace bsconv_program
