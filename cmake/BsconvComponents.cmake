@@ -7,8 +7,10 @@
 #   bsconv::archives  libarchive: data/archive.hpp, data/cifar_archive.hpp
 #   bsconv::dogs      libarchive, matio and libcrypto: data/stanford_dogs.hpp, data/matlab.hpp,
 #                     data/md5.hpp
+#   bsconv::toml      toml++, and json: train/settings_file.hpp
+#   bsconv::plot      cairo: plot/
 
-set(BSCONV_COMPONENTS json images archives dogs)
+set(BSCONV_COMPONENTS json images archives dogs toml plot)
 
 # Defines bsconv::<component>; `error` says what is missing, or is empty.
 function(bsconv_add_component component error)
@@ -60,6 +62,31 @@ function(bsconv_add_component component error)
     target_include_directories(bsconv_matio SYSTEM INTERFACE "${BSCONV_MATIO_INCLUDE_DIR}")
     target_link_libraries(bsconv_matio INTERFACE "${BSCONV_MATIO_LIBRARY}")
     set(libraries LibArchive::LibArchive bsconv_matio OpenSSL::Crypto)
+  elseif(component STREQUAL "toml")
+    find_package(tomlplusplus 3 QUIET)
+    bsconv_add_component(json json_error)
+    if(NOT tomlplusplus_FOUND OR json_error)
+      set(${error}
+          "bsconv component 'toml' needs toml++ and nlohmann/json: apt-get install libtomlplusplus-dev nlohmann-json3-dev"
+          PARENT_SCOPE)
+      return()
+    endif()
+    set(libraries bsconv::json tomlplusplus::tomlplusplus)
+  elseif(component STREQUAL "plot")
+    find_path(BSCONV_CAIRO_INCLUDE_DIR cairo.h PATH_SUFFIXES cairo)
+    find_library(BSCONV_CAIRO_LIBRARY cairo)
+    mark_as_advanced(BSCONV_CAIRO_INCLUDE_DIR BSCONV_CAIRO_LIBRARY)
+    if(NOT BSCONV_CAIRO_INCLUDE_DIR OR NOT BSCONV_CAIRO_LIBRARY)
+      set(${error} "bsconv component 'plot' needs cairo: apt-get install libcairo2-dev"
+          PARENT_SCOPE)
+      return()
+    endif()
+    if(NOT TARGET bsconv_cairo)
+      add_library(bsconv_cairo INTERFACE IMPORTED GLOBAL)
+      target_include_directories(bsconv_cairo SYSTEM INTERFACE "${BSCONV_CAIRO_INCLUDE_DIR}")
+      target_link_libraries(bsconv_cairo INTERFACE "${BSCONV_CAIRO_LIBRARY}")
+    endif()
+    set(libraries bsconv_cairo)
   else()
     list(JOIN BSCONV_COMPONENTS ", " known)
     set(${error} "bsconv has no component '${component}'; it has ${known}" PARENT_SCOPE)

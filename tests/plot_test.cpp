@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: BSD-3-Clause-Clear
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <bsconv/data/image_file.hpp>
+#include <bsconv/plot.hpp>
+
+#include <cmath>
+#include <limits>
+#include <random>
+#include <string>
+#include <utility>
+
+#include "test_files.hpp"
+
+// Tests are compiled several files at a time.
+namespace plot_test {
+namespace {
+
+using bsconv::plot::CsvTable;
+using bsconv::plot::Figure;
+using bsconv::plot::linear_axis;
+using bsconv::plot::log_axis;
+using bsconv_test::error_of;
+using bsconv_test::TemporaryDirectory;
+using bsconv_test::write_file;
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+TEST(PlotAxis, MarksRoundNumbers) {
+  EXPECT_THAT(linear_axis(0.3, 9.1, 5).ticks, ElementsAre(0, 2, 4, 6, 8, 10));
+  EXPECT_THAT(linear_axis(-1, 1, 4).ticks, ElementsAre(-1, -0.5, 0, 0.5, 1));
+  EXPECT_THAT(linear_axis(3, 3, 4).ticks, ElementsAre(1, 2, 3, 4, 5));
+  EXPECT_THAT(log_axis(1, 8).ticks, ElementsAre(1, 2, 5));
+  EXPECT_THAT(log_axis(6.2, 8.1).ticks, ElementsAre(6, 7, 8, 9));
+  EXPECT_DOUBLE_EQ(log_axis(1, 100).position(10), 0.5);
+  EXPECT_EQ(bsconv::plot::tick_text(0.30000000000000004), "0.3");
+  EXPECT_EQ(bsconv::plot::tick_text(-1e-17), "0");
+}
+
+TEST(PlotAxis, HoldsWhatItIsMadeFor) {
+  std::mt19937 random(1);
+  std::uniform_real_distribution<double> exponent(-12, 12);
+  for (int i = 0; i < 2000; ++i) {
+    const double low = (i % 2 == 0 ? 1 : -1) * std::pow(10, exponent(random));
+    const double high = low + std::pow(10, exponent(random));
+    const auto axis = linear_axis(low, high);
+    EXPECT_LE(axis.low, low + 1e-6 * (high - low));
+    EXPECT_GE(axis.high, high - 1e-6 * (high - low));
+    EXPECT_LE(axis.ticks.size(), 12U) << low << " " << high;
+    const auto logarithmic = log_axis(std::abs(low), std::abs(low) * (1 + i));
+    EXPECT_GT(logarithmic.position(std::abs(low)), 0);
+    EXPECT_LT(logarithmic.position(std::abs(low) * (1 + i)), 1);
+    EXPECT_GE(logarithmic.ticks.size(), 2U);
+  }
+}
+
+TEST(PlotCsv, ReadsQuotedAndEmptyCells) {
+  const TemporaryDirectory directory;
+  const auto path = directory / "a.csv";
+  write_file(path, "name,value\r\n\"a, \"\"b\"\"\",1.5\r\nc,\n");
+  const auto table = CsvTable::read(path);
+  EXPECT_THAT(table.texts("name"), ElementsAre("a, \"b\"", "c"));
+  EXPECT_EQ(table.numbers("value")[0], 1.5);
+  EXPECT_TRUE(std::isnan(table.numbers("value")[1]));
+  EXPECT_FALSE(table.has("other"));
+  EXPECT_THAT(error_of([&] { table.numbers("name"); }),
+              HasSubstr("a.csv', row 1, name: 'a, \"b\"' is not a number"));
+  EXPECT_THAT(error_of([&] { table.texts("valeu"); }),
+              HasSubstr("has no column 'valeu'; the nearest is 'value'"));
+  write_file(path, "a,b\n1\n");
+  EXPECT_THAT(error_of([&] { CsvTable::read(path); }), HasSubstr("row 1: 1 cells under 2 names"));
+  write_file(path, "");
+  EXPECT_THAT(error_of([&] { CsvTable::read(path); }), HasSubstr("is empty"));
+  EXPECT_THAT(error_of([] { CsvTable::read("/no/such.csv"); }),
+              HasSubstr("cannot read '/no/such.csv'"));
+}
+
+TEST(PlotCurves, AreThoseOfTheRuns) {
+  const TemporaryDirectory directory;
+  write_file(directory / "one/metrics.csv",
+             "epoch,train_loss,train_top1,test_loss,test_top1\n1,2,0.25,3,0.5\n2,1,0.75,,\n");
+  write_file(directory / "two.csv", "epoch,train_loss,train_top1,test_loss,test_top1\n1,2,1,1,1\n");
+  const auto figure = bsconv::plot::training_curves({directory / "one", directory / "two.csv"});
+  ASSERT_EQ(figure.panels.size(), 2U);
+  const auto& accuracy = figure.panels[0].series;
+  ASSERT_EQ(accuracy.size(), 4U);
+  EXPECT_EQ(accuracy[0].label, "one, train");
+  EXPECT_TRUE(accuracy[0].dashed);
+  EXPECT_THAT(accuracy[0].points, ElementsAre(std::pair(1.0, 25.0), std::pair(2.0, 75.0)));
+  EXPECT_EQ(accuracy[1].points[0].second, 50);
+  EXPECT_TRUE(std::isnan(accuracy[1].points[1].second));
+  EXPECT_EQ(accuracy[3].label, "two, test");
+  EXPECT_EQ(accuracy[3].color, 1U);
+  EXPECT_THAT(figure.panels[1].series[0].points,
+              ElementsAre(std::pair(1.0, 2.0), std::pair(2.0, 1.0)));
+  EXPECT_THAT(error_of([&] { bsconv::plot::training_curves({directory.path()}); }),
+              HasSubstr("metrics.csv'"));
+}
+
+TEST(PlotResults, HaveASeriesAKindOfConvolution) {
+  const std::string results = BSCONV_TEST_DATA_DIR "/results.csv";
+  const auto figure = bsconv::plot::accuracy_by_cost(results, "CIFAR100 - WideResNets (WRN-28)");
+  EXPECT_EQ(figure.title, "CIFAR100 - WideResNets (WRN-28)");
+  ASSERT_EQ(figure.panels.size(), 2U);
+  const auto& series = figure.panels[0].series;
+  ASSERT_EQ(series.size(), 3U);
+  EXPECT_EQ(series[0].label, "baseline");
+  EXPECT_EQ(series[1].label, "BSConv-U");
+  EXPECT_EQ(series[2].label, "BSConv-S (p=1/4)");
+  EXPECT_EQ(series[0].points.size(), 8U);
+  for (std::size_t i = 1; i < series[0].points.size(); ++i) {
+    EXPECT_LT(series[0].points[i - 1].first, series[0].points[i].first);
+  }
+  EXPECT_EQ(
+      bsconv::plot::accuracy_by_cost(results, "CIFAR10 - MobileNetV*").panels[0].series.size(), 8U);
+  EXPECT_THAT(error_of([&] { bsconv::plot::accuracy_by_cost(results, "none"); }),
+              HasSubstr("matches 'none'; there are CIFAR10 - "));
+  EXPECT_THAT(error_of([&] { bsconv::plot::accuracy_by_cost(results); }),
+              HasSubstr("series, more than the 12 one can tell apart"));
+}
+
+/// How many of the pixels of uint8 [3, H, W] have a color, give or take what smoothing makes of it.
+int64_t count_pixels(const torch::Tensor& image, const bsconv::plot::Color& color) {
+  const auto wanted = torch::tensor({color.red, color.green, color.blue}).mul(255).view({3, 1, 1});
+  return image.to(torch::kDouble).sub(wanted).abs().amax(0).le(8).sum().item<int64_t>();
+}
+
+TEST(PlotSave, DrawsEachSeriesInItsColor) {
+  Figure figure;
+  figure.title = "A <title> & more";
+  figure.panels.resize(1);
+  auto& panel = figure.panels[0];
+  panel.x_label = "x";
+  for (std::size_t i = 0; i < 4; ++i) {
+    bsconv::plot::Series series;
+    series.label = "series";
+    series.label += std::to_string(i);
+    series.color = i;
+    series.marker = static_cast<bsconv::plot::Marker>(i + 1);
+    const auto y = static_cast<double>(i);
+    series.points = {{1, y}, {2, std::numeric_limits<double>::quiet_NaN()}, {3, y + 1}};
+    panel.series.push_back(series);
+  }
+  const TemporaryDirectory directory;
+  bsconv::plot::save_figure(directory / "a.png", figure);
+  const auto image = bsconv::data::read_image(directory / "a.png");
+  EXPECT_EQ(image.size(0), 3);
+  EXPECT_EQ(image.size(2), 2 * (460 + 28));
+  for (std::size_t i = 0; i < 4; ++i) {
+    EXPECT_GT(count_pixels(image, bsconv::plot::series_color(i)), 300) << i;
+  }
+  EXPECT_EQ(count_pixels(image, bsconv::plot::series_color(5)), 0);
+  EXPECT_GT(count_pixels(image, {1, 1, 1}), image.numel() / 3 / 2);
+
+  bsconv::plot::save_figure(directory / "a.svg", figure);
+  const auto svg = bsconv_test::read_file(directory / "a.svg");
+  EXPECT_THAT(svg, HasSubstr("<svg "));
+  EXPECT_THAT(svg, HasSubstr("</svg>"));
+  EXPECT_THAT(error_of([&] { bsconv::plot::save_figure(directory / "a.pdf", figure); }),
+              HasSubstr("valid endings are .svg and .png"));
+  EXPECT_THAT(error_of([&] { bsconv::plot::save_figure("/no/such/a.png", figure); }),
+              HasSubstr("cannot write '/no/such/a.png'"));
+  EXPECT_THAT(error_of([] { bsconv::plot::to_svg({}); }), HasSubstr("a figure needs a panel"));
+}
+
+TEST(PlotSave, DrawsEmptyAndSinglePoints) {
+  Figure figure;
+  figure.panels.resize(2);
+  figure.panels[1].log_x = true;
+  figure.panels[0].series.push_back({"one", {{1, 5}}, 0, false, bsconv::plot::Marker::none});
+  figure.panels[1].series.push_back({"zero", {{0, 5}}, 1, false, bsconv::plot::Marker::none});
+  const TemporaryDirectory directory;
+  bsconv::plot::save_figure(directory / "a.png", figure, 1);
+  const auto image = bsconv::data::read_image(directory / "a.png");
+  EXPECT_GT(count_pixels(image, bsconv::plot::series_color(0)), 10);
+}
+
+}  // namespace
+}  // namespace plot_test
