@@ -66,9 +66,9 @@ EpochSummary summary() {
 TEST(TrainMetrics, CsvHasALineAnEpoch) {
   EXPECT_EQ(bsconv::train::to_csv({summary()}),
             "epoch,learning_rate,train_loss,train_cross_entropy,train_regularization,train_top1,"
-            "test_loss,test_cross_entropy,test_regularization,test_top1,best_top1,"
-            "images_per_second,seconds\n"
-            "2,0.1,1.5,1.25,0.25,0.5,2.5,2.25,0.25,0.375,0.4,512,10\n");
+            "train_top5,test_loss,test_cross_entropy,test_regularization,test_top1,test_top5,"
+            "best_top1,images_per_second,seconds\n"
+            "2,0.1,1.5,1.25,0.25,0.5,,2.5,2.25,0.25,0.375,,0.4,512,10\n");
   const bsconv_test::TemporaryDirectory directory;
   bsconv::train::write_csv(directory / "metrics.csv", {summary(), summary()});
   EXPECT_EQ(bsconv_test::read_file(directory / "metrics.csv"),

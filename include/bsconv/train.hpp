@@ -3,14 +3,28 @@
 
 // IWYU pragma: begin_exports
 #include <bsconv/fused_training.hpp>
+#include <bsconv/train/autocast.hpp>
 #include <bsconv/train/checkpoint.hpp>
+#include <bsconv/train/checkpoint_folder.hpp>
+#include <bsconv/train/checkpoint_state.hpp>
+#include <bsconv/train/choices.hpp>
+#include <bsconv/train/clip_gradients.hpp>
+#include <bsconv/train/ema.hpp>
 #include <bsconv/train/evaluate.hpp>
+#include <bsconv/train/forward.hpp>
+#include <bsconv/train/generator_state.hpp>
+#include <bsconv/train/grad_scaler.hpp>
 #include <bsconv/train/interrupt.hpp>
+#include <bsconv/train/learner.hpp>
+#include <bsconv/train/loss.hpp>
 #include <bsconv/train/metrics.hpp>
 #include <bsconv/train/observer.hpp>
+#include <bsconv/train/optimizer.hpp>
 #include <bsconv/train/optimizer_state.hpp>
 #include <bsconv/train/options.hpp>
 #include <bsconv/train/progress.hpp>
 #include <bsconv/train/schedule.hpp>
+#include <bsconv/train/settings.hpp>
+#include <bsconv/train/tensorboard.hpp>
 #include <bsconv/train/trainer.hpp>
 // IWYU pragma: end_exports

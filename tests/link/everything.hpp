@@ -10,6 +10,8 @@
 #include <bsconv/data/image_file.hpp>
 #include <bsconv/data/stanford_dogs.hpp>
 #include <bsconv/infer.hpp>
+#include <bsconv/plot.hpp>
 #include <bsconv/profile/json.hpp>
 #include <bsconv/train.hpp>
+#include <bsconv/train/settings_file.hpp>
 #include <bsconv/weights.hpp>

@@ -13,39 +13,16 @@
 
 #include <bsconv/data/batch_source.hpp>
 #include <bsconv/data/prefetch.hpp>
-#include <bsconv/nn/regularization.hpp>
+#include <bsconv/train/choices.hpp>
+#include <bsconv/train/forward.hpp>
+#include <bsconv/train/loss.hpp>
 #include <bsconv/train/metrics.hpp>
 #include <bsconv/train/observer.hpp>
 
 namespace bsconv::train {
 
-/// Turns images [N, C, H, W] into logits [N, classes].
-using ForwardFunction = std::function<torch::Tensor(const torch::Tensor&)>;
-
 /// Observers, told in this order.
 using Observers = std::vector<std::shared_ptr<Observer>>;
-
-/// Cross entropy of `logits` [N, classes] against `labels` (int64 [N]) plus the regularization
-/// loss of `module` weighted by `alpha`, and how many of the images are right. Throws if the
-/// shapes do not fit or, on the CPU, if a label has no logit.
-inline StepResult classification_loss(const torch::nn::Module& module, const torch::Tensor& logits,
-                                      const torch::Tensor& labels, double alpha) {
-  TORCH_CHECK(logits.dim() == 2 && labels.dim() == 1 && logits.size(0) == labels.size(0),
-              "logits must be [N, classes] and labels [N], got ", logits.sizes(), " and ",
-              labels.sizes());
-  StepResult result;
-  result.examples = labels.size(0);
-  result.cross_entropy = at::cross_entropy_loss(logits.to(torch::kFloat), labels);
-  result.loss = result.cross_entropy;
-  if (has_regularization(module)) {
-    result.regularization = regularization_loss(module, alpha);
-    result.loss = result.loss + result.regularization;
-    result.regularization = result.regularization.detach();
-  }
-  result.cross_entropy = result.cross_entropy.detach();
-  result.correct = logits.detach().argmax(1).eq(labels).sum();
-  return result;
-}
 
 namespace detail {
 
@@ -88,6 +65,10 @@ struct EvaluateOptions {
   TORCH_ARG(int64_t, workers) = 0;
   /// After how many batches metrics are fetched from a GPU. Default: 10.
   TORCH_ARG(int64_t, log_interval) = 10;
+  /// Numbers of the forward pass. Default: float32.
+  TORCH_ARG(Precision, precision) = Precision::f32;
+  /// Whether images are laid out with channels last. Default: no.
+  TORCH_ARG(bool, channels_last) = false;
   /// Is asked after each batch whether to stop early. Default: never.
   TORCH_ARG(std::function<bool()>, stop) = nullptr;
 };
@@ -115,9 +96,11 @@ inline MetricSums evaluate(torch::nn::Module& module, const ForwardFunction& for
   bool stopped = false;
   while (batches.has_next() && !stopped) {
     const auto batch = batches.next();
-    const auto images = batch.images.to(options.device());
+    const auto images = detail::images_for(batch, options.device(), options.channels_last());
     const auto labels = batch.labels.to(options.device());
-    pending.push_back(classification_loss(module, forward(images), labels, options.alpha()));
+    pending.push_back(
+        classification_loss(module, detail::autocast_forward(forward, images, options.precision()),
+                            labels, options.alpha()));
     ++position.step;
     stopped = options.stop() && options.stop()();
     if (stopped || !batches.has_next() || position.step % interval == 0) {

@@ -26,6 +26,15 @@ struct Metrics {
   double regularization = 0;
   /// Share of images whose highest logit is the right class, 0 to 1.
   double accuracy = 0;
+  /// Share of images whose right class is among the five highest logits; NaN if not measured, as
+  /// with five classes or fewer.
+  double accuracy_top5 = std::numeric_limits<double>::quiet_NaN();
+
+  /// What stands for metrics that were not measured: NaN throughout.
+  static Metrics none() {
+    constexpr double nan = std::numeric_limits<double>::quiet_NaN();
+    return {nan, nan, nan, nan, nan};
+  }
 };
 
 /// Sums over the images seen so far.
@@ -40,6 +49,10 @@ struct MetricSums {
   int64_t correct = 0;
   /// Images seen.
   int64_t examples = 0;
+  /// Images whose class was among the five highest logits.
+  int64_t correct_top5 = 0;
+  /// Images of which that was measured.
+  int64_t examples_top5 = 0;
 
   /// Adds a batch of `count` images with these averages.
   void add(const Metrics& batch, int64_t count) {
@@ -48,13 +61,20 @@ struct MetricSums {
     regularization += batch.regularization * static_cast<double>(count);
     correct += std::llround(batch.accuracy * static_cast<double>(count));
     examples += count;
+    if (!std::isnan(batch.accuracy_top5)) {
+      correct_top5 += std::llround(batch.accuracy_top5 * static_cast<double>(count));
+      examples_top5 += count;
+    }
   }
 
   /// The averages; all zero if no image was seen.
   Metrics mean() const {
     const double count = examples > 0 ? static_cast<double>(examples) : 1.0;
     return {loss / count, cross_entropy / count, regularization / count,
-            static_cast<double>(correct) / count};
+            static_cast<double>(correct) / count,
+            examples_top5 > 0
+                ? static_cast<double>(correct_top5) / static_cast<double>(examples_top5)
+                : std::numeric_limits<double>::quiet_NaN()};
   }
 };
 
@@ -70,6 +90,9 @@ struct StepResult {
   torch::Tensor correct;
   /// Images in the batch.
   int64_t examples = 0;
+  /// Images whose class is among the five highest logits, an int64 scalar tensor; undefined if
+  /// there are five classes or fewer.
+  torch::Tensor correct_top5 = {};
 
   /// The values on the host; waits for the device.
   Metrics metrics() const {
@@ -77,11 +100,13 @@ struct StepResult {
     const auto values =
         torch::stack({loss.to(torch::kDouble), cross_entropy.to(torch::kDouble),
                       regularization.defined() ? regularization.to(torch::kDouble) : zero,
-                      correct.to(torch::kDouble)})
+                      correct.to(torch::kDouble),
+                      correct_top5.defined() ? correct_top5.to(torch::kDouble) : zero})
             .cpu();
     const double* value = values.const_data_ptr<double>();
     const double count = examples > 0 ? static_cast<double>(examples) : 1.0;
-    return {value[0], value[1], value[2], value[3] / count};
+    return {value[0], value[1], value[2], value[3] / count,
+            correct_top5.defined() ? value[4] / count : std::numeric_limits<double>::quiet_NaN()};
   }
 };
 
@@ -91,11 +116,11 @@ struct EpochSummary {
   int64_t epoch = 0;
   /// How many epochs the training has in all.
   int64_t epochs = 0;
-  /// Learning rate of this epoch.
+  /// Learning rate of this epoch's last step.
   double learning_rate = 0;
   /// Averages over the training images, in training mode, while the weights changed.
   Metrics train;
-  /// Averages over the test images, in evaluation mode, after the epoch.
+  /// Averages over the test images, in evaluation mode, after the epoch; NaN if it had no test.
   Metrics test;
   /// Best test accuracy so far, this epoch included, 0 to 1.
   double best_accuracy = 0;
@@ -107,21 +132,32 @@ struct EpochSummary {
   double images_per_second = 0;
 };
 
-/// The epochs as a CSV table with a header line.
+/// The epochs as a CSV table with a header line. What was not measured is an empty cell.
 inline std::string to_csv(const std::vector<EpochSummary>& epochs) {
   std::ostringstream out;
   out << "epoch,learning_rate,train_loss,train_cross_entropy,train_regularization,train_top1,"
-         "test_loss,test_cross_entropy,test_regularization,test_top1,best_top1,images_per_second,"
-         "seconds\n";
-  out << std::setprecision(9);
-  for (const auto& row : epochs) {
-    out << row.epoch << ',' << row.learning_rate;
-    for (const auto* part : {&row.train, &row.test}) {
-      out << ',' << part->loss << ',' << part->cross_entropy << ',' << part->regularization << ','
-          << part->accuracy;
+         "train_top5,test_loss,test_cross_entropy,test_regularization,test_top1,test_top5,"
+         "best_top1,images_per_second,seconds\n";
+  const auto cell = [&out](double value, int digits = 9) {
+    out << ',';
+    if (!std::isnan(value)) {
+      out << std::setprecision(digits) << value;
     }
-    out << ',' << row.best_accuracy << ',' << std::setprecision(6) << row.images_per_second << ','
-        << row.seconds << std::setprecision(9) << '\n';
+  };
+  for (const auto& row : epochs) {
+    out << row.epoch;
+    cell(row.learning_rate);
+    for (const auto* part : {&row.train, &row.test}) {
+      cell(part->loss);
+      cell(part->cross_entropy);
+      cell(part->regularization);
+      cell(part->accuracy);
+      cell(part->accuracy_top5);
+    }
+    cell(row.best_accuracy);
+    cell(row.images_per_second, 6);
+    cell(row.seconds, 6);
+    out << '\n';
   }
   return out.str();
 }

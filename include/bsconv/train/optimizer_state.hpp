@@ -2,14 +2,16 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
+#include <cstdint>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include <ATen/Context.h>
 #include <torch/nn/module.h>
+#include <torch/optim/adamw.h>
+#include <torch/optim/optimizer.h>
 #include <torch/optim/sgd.h>
 #include <torch/types.h>
 
@@ -49,6 +51,30 @@ inline weights::StateDict momentum_state(const torch::optim::SGD& optimizer,
   return weights::clone_state_dict(result);
 }
 
+namespace detail {
+
+/// Adds to `differences` why `value` does not fit the parameter called `name`, if it doesn't.
+inline void compare_with_parameter(const weights::StateDict& parameters, const std::string& name,
+                                   const std::string& key, const torch::Tensor& value,
+                                   const char* what, std::string& differences) {
+  const auto* parameter = parameters.find(name);
+  if (parameter == nullptr) {
+    differences += "  unexpected: " + key + "\n";
+  } else if (parameter->sizes() != value.sizes() ||
+             parameter->scalar_type() != value.scalar_type()) {
+    differences += c10::str("  does not fit: ", key, ": the parameter is ",
+                            weights::detail::describe(*parameter), ", the ", what, " ",
+                            weights::detail::describe(value), "\n");
+  }
+}
+
+/// A copy of `value` where and as `parameter` lies.
+inline torch::Tensor copy_like(const torch::Tensor& parameter, const torch::Tensor& value) {
+  return torch::empty_like(parameter).copy_(value).detach();
+}
+
+}  // namespace detail
+
 /// Gives `optimizer` copies of the momentum in `state`, and none to parameters that `state` lacks.
 /// Throws `c10::Error` that lists all names or shapes in `state` which do not fit `parameters`; the
 /// optimizer is then unchanged.
@@ -56,54 +82,75 @@ inline void load_momentum_state(torch::optim::SGD& optimizer, const weights::Sta
                                 const weights::StateDict& state) {
   std::string differences;
   for (const auto& item : state) {
-    const auto* parameter = parameters.find(item.key());
-    if (parameter == nullptr) {
-      differences += "  unexpected: " + item.key() + "\n";
-    } else if (parameter->sizes() != item.value().sizes() ||
-               parameter->scalar_type() != item.value().scalar_type()) {
-      differences += c10::str("  does not fit: ", item.key(), ": the parameter is ",
-                              weights::detail::describe(*parameter), ", the momentum ",
-                              weights::detail::describe(item.value()), "\n");
-    }
+    detail::compare_with_parameter(parameters, item.key(), item.key(), item.value(), "momentum",
+                                   differences);
   }
   TORCH_CHECK(differences.empty(), "the momentum does not fit the model:\n", differences);
   optimizer.state().clear();
   for (const auto& item : state) {
     const auto& parameter = parameters[item.key()];
     auto buffer = std::make_unique<torch::optim::SGDParamState>();
-    buffer->momentum_buffer(torch::empty_like(parameter).copy_(item.value()).detach());
+    buffer->momentum_buffer(detail::copy_like(parameter, item.value()));
     optimizer.state()[parameter.unsafeGetTensorImpl()] = std::move(buffer);
   }
 }
 
-/// The states of LibTorch's default random generators of the CPU and of `device`, by device.
-inline weights::StateDict generator_states(torch::Device device) {
+/// Copies, on the CPU, of AdamW's state of each of `parameters` that has one: `step/NAME`, an int64
+/// number, and the moments `exp_avg/NAME` and `exp_avg_sq/NAME`.
+inline weights::StateDict adamw_state(const torch::optim::AdamW& optimizer,
+                                      const weights::StateDict& parameters) {
   weights::StateDict result;
-  const auto add = [&result](torch::Device place) {
-    auto generator = at::globalContext().defaultGenerator(place);
-    const std::lock_guard<std::mutex> lock(generator.mutex());
-    result.insert(place.is_cpu() ? "cpu" : "device", generator.get_state());
-  };
-  add(torch::kCPU);
-  if (!device.is_cpu()) {
-    add(device);
+  for (const auto& item : parameters) {
+    const auto found = optimizer.state().find(item.value().unsafeGetTensorImpl());
+    if (found == optimizer.state().end()) {
+      continue;
+    }
+    const auto& state = static_cast<const torch::optim::AdamWParamState&>(*found->second);
+    result.insert("step/" + item.key(), torch::tensor(state.step(), torch::kLong));
+    result.insert("exp_avg/" + item.key(), state.exp_avg());
+    result.insert("exp_avg_sq/" + item.key(), state.exp_avg_sq());
   }
-  return result;
+  return weights::clone_state_dict(result);
 }
 
-/// Puts the states of `generator_states` back. The state of an accelerator is left out where
-/// `device` is the CPU.
-inline void load_generator_states(const weights::StateDict& states, torch::Device device) {
-  const auto load = [](torch::Device place, const torch::Tensor& state) {
-    auto generator = at::globalContext().defaultGenerator(place);
-    const std::lock_guard<std::mutex> lock(generator.mutex());
-    generator.set_state(state);
-  };
-  if (const auto* state = states.find("cpu")) {
-    load(torch::kCPU, *state);
+/// Gives `optimizer` copies of what `adamw_state` returned, and no state to parameters that `state`
+/// lacks. Throws `c10::Error` that lists all names or shapes which do not fit `parameters` or lack
+/// their companions; the optimizer is then unchanged.
+inline void load_adamw_state(torch::optim::AdamW& optimizer, const weights::StateDict& parameters,
+                             const weights::StateDict& state) {
+  constexpr std::array<const char*, 3> parts = {"step/", "exp_avg/", "exp_avg_sq/"};
+  std::string differences;
+  std::vector<std::string> names;
+  for (const auto& item : state) {
+    const auto slash = item.key().find('/');
+    const auto part = item.key().substr(0, slash + 1);
+    const auto name = item.key().substr(slash + 1);
+    if (std::find(parts.begin(), parts.end(), part) == parts.end()) {
+      differences += "  unexpected: " + item.key() + "\n";
+    } else if (part != parts[0]) {
+      detail::compare_with_parameter(parameters, name, item.key(), item.value(), "moment",
+                                     differences);
+    } else if (item.value().dim() != 0 || item.value().scalar_type() != torch::kLong) {
+      differences += "  no whole number: " + item.key() + "\n";
+    } else {
+      names.push_back(name);
+    }
+    for (const auto* companion : parts) {
+      if (!state.contains(companion + name)) {
+        differences += "  missing: ";
+        differences += companion + name + "\n";
+      }
+    }
   }
-  if (const auto* state = states.find("device"); state != nullptr && !device.is_cpu()) {
-    load(device, *state);
+  TORCH_CHECK(differences.empty(), "AdamW's state does not fit the model:\n", differences);
+  optimizer.state().clear();
+  for (const auto& name : names) {
+    const auto& parameter = parameters[name];
+    auto own = std::make_unique<torch::optim::AdamWParamState>();
+    own->step(state["step/" + name].item<int64_t>());
+    own->exp_avg(detail::copy_like(parameter, state["exp_avg/" + name]));
+    own->exp_avg_sq(detail::copy_like(parameter, state["exp_avg_sq/" + name]));
+    optimizer.state()[parameter.unsafeGetTensorImpl()] = std::move(own);
   }
 }
 

@@ -48,12 +48,16 @@ inline std::string format_duration(double seconds) {
   return out.str();
 }
 
-/// Averages as "loss 4.7052 (ce 4.6052 + reg 0.1000)  top-1 1.23 %".
+/// Averages as "loss 4.7052 (ce 4.6052 + reg 0.1000)  top-1 1.23 %", with the top-5 accuracy where
+/// it was measured.
 inline std::string to_string(const Metrics& metrics) {
   std::ostringstream out;
   out << std::fixed << std::setprecision(4) << "loss " << metrics.loss << " (ce "
       << metrics.cross_entropy << " + reg " << metrics.regularization << ")  top-1 "
       << std::setprecision(2) << 100 * metrics.accuracy << " %";
+  if (!std::isnan(metrics.accuracy_top5)) {
+    out << "  top-5 " << 100 * metrics.accuracy_top5 << " %";
+  }
   return out.str();
 }
 
@@ -96,11 +100,12 @@ class Progress : public Observer {
   void on_epoch_end(const EpochSummary& summary) override {
     std::ostringstream text;
     text << "epoch " << summary.epoch << '/' << summary.epochs << " done: lr "
-         << summary.learning_rate << ", train " << to_string(summary.train) << ", test "
-         << to_string(summary.test) << ", best " << std::fixed << std::setprecision(2)
-         << 100 * summary.best_accuracy << " % (epoch " << summary.best_epoch << "), "
-         << std::setprecision(0) << summary.images_per_second << " images/s, "
-         << format_duration(summary.seconds);
+         << summary.learning_rate << ", train " << to_string(summary.train) << ", "
+         << (std::isnan(summary.test.loss) ? std::string("not tested")
+                                           : "test " + to_string(summary.test))
+         << ", best " << std::fixed << std::setprecision(2) << 100 * summary.best_accuracy
+         << " % (epoch " << summary.best_epoch << "), " << std::setprecision(0)
+         << summary.images_per_second << " images/s, " << format_duration(summary.seconds);
     if (summary.epoch < summary.epochs) {
       text << ", about "
            << format_duration(summary.seconds * static_cast<double>(summary.epochs - summary.epoch))

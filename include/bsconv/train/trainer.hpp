@@ -1,29 +1,33 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstdint>
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
-#include <system_error>
 #include <utility>
 #include <vector>
 
 #include <torch/nn/module.h>
 #include <torch/nn/pimpl.h>
-#include <torch/optim/sgd.h>
 #include <torch/types.h>
 
 #include <bsconv/data/batch_source.hpp>
 #include <bsconv/data/prefetch.hpp>
 #include <bsconv/train/checkpoint.hpp>
+#include <bsconv/train/checkpoint_folder.hpp>
+#include <bsconv/train/ema.hpp>
 #include <bsconv/train/evaluate.hpp>
+#include <bsconv/train/forward.hpp>
+#include <bsconv/train/generator_state.hpp>
+#include <bsconv/train/learner.hpp>
 #include <bsconv/train/metrics.hpp>
 #include <bsconv/train/observer.hpp>
-#include <bsconv/train/optimizer_state.hpp>
 #include <bsconv/train/options.hpp>
 #include <bsconv/train/schedule.hpp>
 #include <bsconv/weights/state_dict.hpp>
@@ -34,14 +38,17 @@ namespace bsconv::train {
 struct FitResult {
   /// All finished epochs, those before a resume included.
   std::vector<EpochSummary> history;
-  /// Best test accuracy, 0 to 1; 0 if no epoch is finished.
+  /// Best test accuracy, 0 to 1; 0 if no epoch was tested.
   double best_accuracy = 0;
   /// Whether it was stopped before the last epoch ended.
   bool interrupted = false;
+  /// Whether it ended before the last epoch because the test accuracy no longer rose.
+  bool stopped_early = false;
 };
 
-/// Trains a classifier as the reference does: SGD with momentum, cross entropy plus regularization
-/// loss, a learning rate that falls in steps, a test and a checkpoint after every epoch.
+/// Trains a classifier. By default it does as the reference: SGD with momentum, cross entropy plus
+/// regularization loss, a learning rate that falls in steps, a test and a checkpoint after every
+/// epoch. `TrainOptions` says what else it can do.
 ///
 ///     auto model = bsconv::create_model("cifar_resnet20_bsconvu", …);
 ///     bsconv::train::Trainer trainer(model, bsconv::train::TrainOptions().epochs(10));
@@ -63,20 +70,10 @@ class Trainer {
   /// of its range or the module has nothing to train.
   Trainer(std::shared_ptr<torch::nn::Module> module, ForwardFunction forward,
           TrainOptions options = {})
-      : module_(std::move(module)),
-        forward_(std::move(forward)),
-        options_(checked(std::move(options))),
-        schedule_(options_.learning_rate(), options_.schedule(), options_.gamma()) {
-    TORCH_CHECK(module_ != nullptr, "the trainer needs a module");
-    TORCH_CHECK(forward_, "the trainer needs a forward function");
-    module_->to(options_.device());
-    parameters_ = trainable_parameters(*module_);
-    TORCH_CHECK(!parameters_.is_empty(), "the model has no parameter that requires a gradient");
-    optimizer_ = std::make_unique<torch::optim::SGD>(parameters_.values(),
-                                                     torch::optim::SGDOptions(schedule_.at(0))
-                                                         .momentum(options_.momentum())
-                                                         .weight_decay(options_.weight_decay()));
-  }
+      : options_(checked(std::move(options))),
+        schedule_(options_.learning_rates()),
+        learner_(std::move(module), std::move(forward), options_),
+        folder_(options_.output_dir(), options_.keep_checkpoints()) {}
 
   /// What checkpoints say about the run. Set it before `resume` to have it checked there.
   Trainer& info(RunInfo info) {
@@ -91,62 +88,65 @@ class Trainer {
     return *this;
   }
 
-  /// Is asked after every batch; once it says true, `fit` writes a checkpoint and returns.
+  /// Is asked after every batch; once it says true, `fit` writes a checkpoint and returns, at the
+  /// end of the step if batches are accumulated.
   Trainer& stop_when(std::function<bool()> stop) {
     stop_ = std::move(stop);
     return *this;
   }
 
-  /// One step of SGD on a batch, in training mode, at the current epoch's learning rate.
+  /// One step of the optimizer on a batch, in training mode, at the learning rate of the epoch's
+  /// first step.
   StepResult train_step(const data::Batch& batch) {
-    if (!module_->is_training()) {
-      module_->train();
-    }
-    const auto images = batch.images.to(options_.device());
-    const auto labels = batch.labels.to(options_.device());
-    optimizer_->zero_grad();
-    auto result = classification_loss(*module_, forward_(images), labels, options_.alpha());
-    result.loss.backward();
-    optimizer_->step();
-    result.loss = result.loss.detach();
+    learner_.begin(schedule_.at(epoch_, 0, steps_));
+    auto result = learner_.backward(batch);
+    learner_.apply();
     return result;
   }
 
-  /// Averages over `source` in evaluation mode.
+  /// Averages over `source` in evaluation mode, with the moving average of the weights if one is
+  /// kept.
   Metrics evaluate(const data::BatchSource& source) {
     return evaluate_at(source, Position{}).mean();
   }
 
-  /// Trains until `options.epochs()` epochs are finished, counting those before a resume.
+  /// Trains until `options.epochs()` epochs are finished, counting those before a resume, or the
+  /// test accuracy has not risen for `options.patience()` epochs.
   ///
   /// With an output folder it writes `last.safetensors` after every epoch, `best.safetensors` when
-  /// the test accuracy is the best so far, and `metrics.csv`. Throws `c10::Error` if the loss or a
-  /// weight is not finite, naming the step and the last good checkpoint, or if the folder cannot
-  /// be written, before any training.
+  /// the test accuracy is the best so far, numbered checkpoints if asked to, and `metrics.csv`.
+  /// Throws `c10::Error` if the loss or a weight is not finite, naming the step and the last good
+  /// checkpoint, or if the folder cannot be written, before any training.
   FitResult fit(const data::BatchSource& train, const data::BatchSource& test) {
-    prepare_output();
-    TORCH_CHECK(step_ <= train.num_batches(), "cannot resume after batch ", step_,
-                " of an epoch that has ", train.num_batches(),
-                " batches; use the batch size and data set of the checkpoint");
-    for (bool stopped = false; epoch_ < options_.epochs() && !stopped;) {
+    folder_.prepare();
+    steps_ = train.num_batches();
+    TORCH_CHECK(step_ <= steps_, "cannot resume after batch ", step_, " of an epoch that has ",
+                steps_, " batches; use the batch size and data set of the checkpoint");
+    if (!history_.empty()) {
+      // A run that was killed may have written the checkpoint of an epoch, but not its line.
+      write_metrics();
+    }
+    bool stopped = false;
+    while (epoch_ < options_.epochs() && !stopped && !out_of_patience()) {
       const auto start = std::chrono::steady_clock::now();
       stopped = train_epoch(train);
       const std::chrono::duration<double> trained = std::chrono::steady_clock::now() - start;
-      MetricSums tested;
-      if (!stopped) {
+      std::optional<MetricSums> tested;
+      if (!stopped && is_tested(epoch_ + 1)) {
         tested = evaluate_at(test, position());
         // An interruption during the test leaves the epoch's training finished and its test to do.
-        stopped = tested.examples < test.num_examples();
+        stopped = tested->examples < test.num_examples();
       }
       if (!stopped) {
         const std::chrono::duration<double> all = std::chrono::steady_clock::now() - start;
         finish_epoch(tested, trained.count(), all.count());
         stopped = stop_ && stop_();
       } else {
-        write_checkpoint("last.safetensors");
+        write_checkpoint("last.safetensors", checkpoint());
       }
     }
-    return {history_, best_accuracy(), epoch_ < options_.epochs()};
+    const bool early = epoch_ < options_.epochs() && out_of_patience();
+    return {history_, best_accuracy(), epoch_ < options_.epochs() && !early, early};
   }
 
   /// The present state, copied to the CPU.
@@ -158,39 +158,36 @@ class Trainer {
     result.step = step_;
     result.partial = partial_;
     result.history = history_;
-    result.model = weights::clone_state_dict(weights::state_dict(*module_));
-    result.momentum = momentum_state(*optimizer_, parameters_);
+    learner_.save(result);
     result.generators = generator_states(options_.device());
     return result;
   }
 
-  /// Goes on from `checkpoint`: weights, momentum, epoch, batch, metrics and random generators. The
-  /// trainer's own settings stay. Throws `c10::Error`, and changes nothing, if the checkpoint is of
-  /// another architecture or data set, listing every tensor that differs, or if it stands in the
-  /// middle of an epoch with another batch size or seed.
-  void resume(const Checkpoint& checkpoint) {
+  /// Goes on from `checkpoint`: weights and their average, optimizer, gradient scaler, epoch,
+  /// batch, metrics and random generators. The trainer's own settings stay. Throws `c10::Error`,
+  /// and changes nothing, if the checkpoint is of another architecture, data set or optimizer,
+  /// listing every tensor that differs, or if it stands in the middle of an epoch with other
+  /// batches. `path` is where
+  /// it was read, for messages.
+  void resume(const Checkpoint& checkpoint, const std::filesystem::path& path = {}) {
     check_resumable(checkpoint);
     const auto generators = generator_states(options_.device());
     try {
       load_generator_states(checkpoint.generators, options_.device());
-      load_momentum_state(*optimizer_, parameters_, checkpoint.momentum);
+      learner_.load(checkpoint);
     } catch (...) {
       load_generator_states(generators, options_.device());
       throw;
     }
-    weights::load_state_dict(*module_, checkpoint.model);
     epoch_ = checkpoint.epoch;
     step_ = checkpoint.step;
     partial_ = checkpoint.partial;
     history_ = checkpoint.history;
-    set_learning_rate();
+    folder_.resumed_from(path);
   }
 
   /// Reads the checkpoint at `path` and goes on from it.
-  void resume_from(const std::filesystem::path& path) {
-    resume(load_checkpoint(path));
-    last_checkpoint_ = path;
-  }
+  void resume_from(const std::filesystem::path& path) { resume(load_checkpoint(path), path); }
 
   /// Epochs that are finished.
   int64_t epoch() const noexcept { return epoch_; }
@@ -199,7 +196,9 @@ class Trainer {
   /// The settings.
   const TrainOptions& options() const noexcept { return options_; }
   /// The model.
-  torch::nn::Module& module() noexcept { return *module_; }
+  torch::nn::Module& module() noexcept { return learner_.module(); }
+  /// Model, optimizer, gradient scaler and moving average.
+  Learner& learner() noexcept { return learner_; }
 
  private:
   static TrainOptions checked(TrainOptions options) {
@@ -212,50 +211,74 @@ class Trainer {
     result.epoch = epoch_ + 1;
     result.epochs = options_.epochs();
     result.step = step_;
-    result.learning_rate = schedule_.at(epoch_);
+    result.steps = steps_;
+    result.learning_rate = schedule_.at(epoch_, std::min(step_, steps_ - 1), steps_);
     return result;
   }
 
   MetricSums evaluate_at(const data::BatchSource& source, const Position& position) {
-    return train::evaluate(*module_, forward_, source,
+    const EmaScope average(learner_.module(), learner_.ema());
+    return train::evaluate(learner_.module(), learner_.forward(), source,
                            EvaluateOptions()
                                .device(options_.device())
                                .alpha(options_.alpha())
                                .workers(options_.workers())
                                .log_interval(options_.log_interval())
+                               .precision(options_.precision())
+                               .channels_last(options_.channels_last())
                                .stop([this] { return stop_ && stop_(); }),
                            observers_, position);
   }
 
-  void set_learning_rate() {
-    for (auto& group : optimizer_->param_groups()) {
-      group.options().set_lr(schedule_.at(epoch_));
-    }
+  bool is_tested(int64_t epoch) const {
+    return epoch % options_.eval_every() == 0 || epoch == options_.epochs();
+  }
+
+  bool out_of_patience() const {
+    return options_.patience() > 0 && !history_.empty() && history_.back().best_epoch > 0 &&
+           epoch_ - history_.back().best_epoch >= options_.patience();
   }
 
   /// Does the rest of an epoch; returns whether it was stopped before its end.
   bool train_epoch(const data::BatchSource& source) {
-    set_learning_rate();
     resumed_examples_ = partial_.examples;
     auto where = position();
-    where.steps = source.num_batches();
     for (const auto& observer : observers_) {
       observer->on_pass_begin(where);
     }
     const int64_t interval = options_.device().is_cpu() ? 1 : options_.log_interval();
     data::Prefetcher batches(source, epoch_, step_, options_.workers());
     std::vector<StepResult> pending;
+    bool asked = false;
     bool stopped = false;
+    bool save = false;
     while (batches.has_next() && !stopped) {
-      pending.push_back(train_step(batches.next()));
+      const auto in_group = step_ % options_.accumulate();
+      if (in_group == 0) {
+        where.learning_rate = schedule_.at(epoch_, step_, steps_);
+        learner_.begin(where.learning_rate);
+      }
+      pending.push_back(learner_.backward(
+          batches.next(), std::min(options_.accumulate(), steps_ - (step_ - in_group))));
       ++step_;
-      stopped = stop_ && stop_();
-      if (stopped || !batches.has_next() || step_ % interval == 0) {
+      const bool applied = in_group + 1 == options_.accumulate() || step_ == steps_;
+      if (applied) {
+        learner_.apply();
+      }
+      asked = (stop_ && stop_()) || asked;
+      stopped = asked && applied;
+      save = save || (options_.checkpoint_steps() > 0 && step_ % options_.checkpoint_steps() == 0);
+      const bool save_now = save && applied && !stopped;
+      if (stopped || save_now || !batches.has_next() || step_ % interval == 0) {
         collect(pending);
         where.step = step_;
         for (const auto& observer : observers_) {
           observer->on_step(where, partial_);
         }
+      }
+      if (save_now) {
+        write_checkpoint("last.safetensors", checkpoint());
+        save = false;
       }
     }
     for (const auto& observer : observers_) {
@@ -276,22 +299,23 @@ class Trainer {
                   " of epoch ", epoch_ + 1, ": ", unsigned_nan(metrics.loss), " (cross entropy ",
                   unsigned_nan(metrics.cross_entropy), ", regularization ",
                   unsigned_nan(metrics.regularization), "); a lower learning rate may help; ",
-                  last_good());
+                  folder_.last_good());
       partial_.add(metrics, result.examples);
     }
     pending.clear();
   }
 
-  void finish_epoch(const MetricSums& tested, double train_seconds, double seconds) {
+  void finish_epoch(const std::optional<MetricSums>& tested, double train_seconds, double seconds) {
     EpochSummary summary;
     summary.epoch = epoch_ + 1;
     summary.epochs = options_.epochs();
-    summary.learning_rate = schedule_.at(epoch_);
+    summary.learning_rate = position().learning_rate;
     summary.train = partial_.mean();
-    summary.test = tested.mean();
+    summary.test = tested ? tested->mean() : Metrics::none();
     summary.best_accuracy = best_accuracy();
     summary.best_epoch = history_.empty() ? 0 : history_.back().best_epoch;
-    const bool best = history_.empty() || summary.test.accuracy > summary.best_accuracy;
+    const bool best =
+        tested && (summary.best_epoch == 0 || summary.test.accuracy > summary.best_accuracy);
     if (best) {
       summary.best_accuracy = summary.test.accuracy;
       summary.best_epoch = summary.epoch;
@@ -303,60 +327,39 @@ class Trainer {
     ++epoch_;
     step_ = 0;
     partial_ = MetricSums{};
+    const auto state = checkpoint();
     if (best) {
-      write_checkpoint("best.safetensors");
+      write_checkpoint("best.safetensors", state);
     }
-    write_checkpoint("last.safetensors");
-    if (!options_.output_dir().empty()) {
-      write_csv(options_.output_dir() / "metrics.csv", history_);
+    if (folder_.keeps_numbered()) {
+      write_checkpoint(numbered_checkpoint_name(epoch_), state);
+      folder_.remove_old(epoch_);
     }
+    write_checkpoint("last.safetensors", state);
+    write_metrics();
     for (const auto& observer : observers_) {
       observer->on_epoch_end(summary);
     }
   }
 
-  void prepare_output() {
-    const auto& folder = options_.output_dir();
-    if (folder.empty()) {
-      return;
+  void write_metrics() const {
+    if (!options_.output_dir().empty()) {
+      write_csv(options_.output_dir() / "metrics.csv", history_);
     }
-    std::error_code error;
-    std::filesystem::create_directories(folder, error);
-    TORCH_CHECK(!error, "cannot make the output folder '", folder.native(), "': ", error.message());
-    // Finds out now, not after the first epoch, whether the folder can be written.
-    const weights::AtomicFile probe(folder / "last.safetensors");
   }
 
-  void write_checkpoint(const char* name) {
-    const auto state = checkpoint();
-    for (const auto* part : {&state.model, &state.momentum}) {
-      for (const auto& item : *part) {
-        TORCH_CHECK(
-            !item.value().is_floating_point() || torch::isfinite(item.value()).all().item<bool>(),
-            "'", item.key(), "' is not finite after ",
-            step_ > 0 ? c10::str("step ", step_, " of ") : "", "epoch ",
-            epoch_ + (step_ > 0 ? 1 : 0), ", which was not saved; ", last_good());
-      }
-    }
-    if (options_.output_dir().empty()) {
+  void write_checkpoint(const std::string& name, const Checkpoint& state) {
+    const auto path = folder_.write(name, state);
+    if (path.empty()) {
       return;
     }
-    const auto path = options_.output_dir() / name;
-    save_checkpoint(path, state);
-    last_checkpoint_ = path;
     for (const auto& observer : observers_) {
       observer->on_checkpoint(path);
     }
   }
 
-  std::string last_good() const {
-    return last_checkpoint_.empty()
-               ? std::string("no checkpoint was written before")
-               : "the last good checkpoint is '" + last_checkpoint_.native() + "'";
-  }
-
   void check_resumable(const Checkpoint& checkpoint) const {
-    const auto difference = weights::compare_state_dict(*module_, checkpoint.model);
+    const auto difference = weights::compare_state_dict(learner_.module(), checkpoint.model);
     const bool same_name = info_.architecture.empty() || checkpoint.info.architecture.empty() ||
                            info_.architecture == checkpoint.info.architecture;
     TORCH_CHECK(difference.empty() && same_name, "cannot resume: the checkpoint is of '",
@@ -367,28 +370,34 @@ class Trainer {
                 "cannot resume: the checkpoint was trained on '", checkpoint.info.dataset,
                 "', not on '", info_.dataset, "'");
     const auto& saved = checkpoint.options;
+    TORCH_CHECK(saved.optimizer() == options_.optimizer(),
+                "cannot resume: the checkpoint's optimizer is ", to_string(saved.optimizer()),
+                ", the trainer's ", to_string(options_.optimizer()));
     TORCH_CHECK(checkpoint.step == 0 || (saved.batch_size() == options_.batch_size() &&
                                          saved.seed() == options_.seed()),
                 "cannot resume in the middle of an epoch with another batch size or seed: the ",
                 "checkpoint has batch size ", saved.batch_size(), " and seed ", saved.seed(),
                 ", the trainer ", options_.batch_size(), " and ", options_.seed());
+    TORCH_CHECK(checkpoint.step == 0 || saved.accumulate() == options_.accumulate(),
+                "cannot resume in the middle of an epoch when another number of batches is "
+                "accumulated: the checkpoint has ",
+                saved.accumulate(), ", the trainer ", options_.accumulate());
   }
 
-  std::shared_ptr<torch::nn::Module> module_;
-  ForwardFunction forward_;
   TrainOptions options_;
-  MultiStepSchedule schedule_;
-  weights::StateDict parameters_;
-  std::unique_ptr<torch::optim::SGD> optimizer_;
+  Schedule schedule_;
+  Learner learner_;
+  CheckpointFolder folder_;
   RunInfo info_;
   Observers observers_;
   std::function<bool()> stop_;
   int64_t epoch_ = 0;
   int64_t step_ = 0;
+  /// Batches in an epoch, as soon as they are known.
+  int64_t steps_ = 1;
   MetricSums partial_;
   int64_t resumed_examples_ = 0;
   std::vector<EpochSummary> history_;
-  std::filesystem::path last_checkpoint_;
 };
 
 }  // namespace bsconv::train

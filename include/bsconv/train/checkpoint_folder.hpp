@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: BSD-3-Clause-Clear
+#pragma once
+
+#include <cstdint>
+#include <cstdio>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <system_error>
+#include <utility>
+
+#include <c10/util/Exception.h>
+#include <torch/types.h>
+
+#include <bsconv/train/checkpoint.hpp>
+#include <bsconv/weights/atomic_file.hpp>
+
+namespace bsconv::train {
+
+/// The file name of a numbered checkpoint: "epoch-0007.safetensors".
+inline std::string numbered_checkpoint_name(int64_t epoch) {
+  char name[64];
+  std::snprintf(name, sizeof name, "epoch-%04lld.safetensors", static_cast<long long>(epoch));
+  return name;
+}
+
+/// The epoch of a numbered checkpoint's file name; nothing if it is another name.
+inline std::optional<int64_t> numbered_checkpoint_epoch(const std::string& name) {
+  long long epoch = -1;
+  if (std::sscanf(name.c_str(), "epoch-%lld.", &epoch) != 1 || epoch < 0 ||
+      name != numbered_checkpoint_name(epoch)) {
+    return std::nullopt;
+  }
+  return epoch;
+}
+
+/// Where the checkpoints of a run go. Without a folder nothing is written, but the weights are
+/// checked all the same.
+class CheckpointFolder {
+ public:
+  /// Keeps the last `numbered` of the numbered checkpoints.
+  CheckpointFolder(std::filesystem::path folder, int64_t numbered)
+      : folder_(std::move(folder)), numbered_(numbered) {}
+
+  /// Makes the folder and finds out whether it can be written. Throws `c10::Error` if not.
+  void prepare() const {
+    if (folder_.empty()) {
+      return;
+    }
+    std::error_code error;
+    std::filesystem::create_directories(folder_, error);
+    TORCH_CHECK(!error, "cannot make the output folder '", folder_.native(),
+                "': ", error.message());
+    const weights::AtomicFile probe(folder_ / "last.safetensors");
+  }
+
+  /// Writes `state` as `name`; returns its path, empty without a folder. Throws `c10::Error`, and
+  /// writes nothing, if one of its numbers is not finite.
+  std::filesystem::path write(const std::string& name, const Checkpoint& state) {
+    check_finite(state);
+    if (folder_.empty()) {
+      return {};
+    }
+    auto path = folder_ / name;
+    save_checkpoint(path, state);
+    last_good_ = path;
+    return path;
+  }
+
+  /// Whether numbered checkpoints are kept.
+  bool keeps_numbered() const noexcept { return numbered_ > 0; }
+
+  /// Removes the numbered checkpoints that are too old once that of `epoch` is written. One that
+  /// can't be removed stays.
+  void remove_old(int64_t epoch) const {
+    if (folder_.empty() || numbered_ == 0) {
+      return;
+    }
+    std::error_code error;
+    for (const auto& entry : std::filesystem::directory_iterator(folder_, error)) {
+      const auto number = numbered_checkpoint_epoch(entry.path().filename().native());
+      if (number && *number <= epoch - numbered_) {
+        std::filesystem::remove(entry.path(), error);
+      }
+    }
+  }
+
+  /// Says that the run goes on from the checkpoint at `path`.
+  void resumed_from(std::filesystem::path path) { last_good_ = std::move(path); }
+
+  /// A sentence part that names the last good checkpoint.
+  std::string last_good() const {
+    return last_good_.empty() ? std::string("no checkpoint was written before")
+                              : "the last good checkpoint is '" + last_good_.native() + "'";
+  }
+
+ private:
+  void check_finite(const Checkpoint& state) const {
+    for (const auto* part : {&state.model, &state.momentum, &state.adamw, &state.ema}) {
+      for (const auto& item : *part) {
+        TORCH_CHECK(
+            !item.value().is_floating_point() || torch::isfinite(item.value()).all().item<bool>(),
+            "'", item.key(), "' is not finite after ",
+            state.step > 0 ? c10::str("step ", state.step, " of ") : "", "epoch ",
+            state.epoch + (state.step > 0 ? 1 : 0), ", which was not saved; ", last_good());
+      }
+    }
+  }
+
+  std::filesystem::path folder_;
+  int64_t numbered_;
+  std::filesystem::path last_good_;
+};
+
+}  // namespace bsconv::train

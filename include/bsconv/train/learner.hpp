@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: BSD-3-Clause-Clear
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include <torch/nn/module.h>
+#include <torch/optim/adamw.h>
+#include <torch/optim/optimizer.h>
+#include <torch/optim/sgd.h>
+#include <torch/types.h>
+
+#include <bsconv/data/batch_source.hpp>
+#include <bsconv/train/checkpoint_state.hpp>
+#include <bsconv/train/clip_gradients.hpp>
+#include <bsconv/train/ema.hpp>
+#include <bsconv/train/forward.hpp>
+#include <bsconv/train/grad_scaler.hpp>
+#include <bsconv/train/loss.hpp>
+#include <bsconv/train/metrics.hpp>
+#include <bsconv/train/optimizer.hpp>
+#include <bsconv/train/optimizer_state.hpp>
+#include <bsconv/train/options.hpp>
+#include <bsconv/weights/state_dict.hpp>
+
+namespace bsconv::train {
+
+/// What turns batches into better weights: a model, its optimizer and, where the settings ask for
+/// them, gradient scaler and moving average. `Trainer` drives it.
+class Learner {
+ public:
+  /// Moves `module` to the device, and its weights to channels last if asked to. Throws if there is
+  /// nothing to train.
+  Learner(std::shared_ptr<torch::nn::Module> module, ForwardFunction forward, TrainOptions options)
+      : module_(std::move(module)), forward_(std::move(forward)), options_(std::move(options)) {
+    TORCH_CHECK(module_ != nullptr, "the trainer needs a module");
+    TORCH_CHECK(forward_, "the trainer needs a forward function");
+    module_->to(options_.device());
+    if (options_.channels_last()) {
+      use_channels_last(*module_);
+    }
+    parameters_ = trainable_parameters(*module_);
+    TORCH_CHECK(!parameters_.is_empty(), "the model has no parameter that requires a gradient");
+    values_ = parameters_.values();
+    optimizer_ = make_optimizer(options_, parameters_);
+    if (options_.precision() == Precision::fp16) {
+      scaler_.emplace(options_.device());
+    }
+    if (options_.ema_decay() > 0) {
+      ema_.emplace(*module_, options_.ema_decay());
+    }
+  }
+
+  /// Lays the weights of convolutions [O, I, H, W] in memory with channels last.
+  static void use_channels_last(const torch::nn::Module& module) {
+    const torch::NoGradGuard no_grad;
+    for (auto& parameter : module.parameters()) {
+      if (parameter.dim() == 4) {
+        parameter.set_data(parameter.detach().contiguous(torch::MemoryFormat::ChannelsLast));
+      }
+    }
+  }
+
+  /// Starts a step: sets the learning rate and forgets the gradients.
+  void begin(double learning_rate) {
+    set_learning_rate(*optimizer_, learning_rate);
+    optimizer_->zero_grad();
+  }
+
+  /// Adds the gradients of `batch`, in training mode; `batches` says how many are averaged for the
+  /// step.
+  StepResult backward(const data::Batch& batch, int64_t batches = 1) {
+    if (!module_->is_training()) {
+      module_->train();
+    }
+    const auto images = detail::images_for(batch, options_.device(), options_.channels_last());
+    const auto labels = batch.labels.to(options_.device());
+    const auto targets =
+        batch.targets.defined() ? batch.targets.to(options_.device()) : torch::Tensor();
+    auto result = classification_loss(
+        *module_, detail::autocast_forward(forward_, images, options_.precision()), labels,
+        options_.alpha(), options_.label_smoothing(), targets);
+    auto loss = batches == 1 ? result.loss : result.loss / static_cast<double>(batches);
+    if (scaler_) {
+      loss = scaler_->scale(loss);
+    }
+    loss.backward();
+    result.loss = result.loss.detach();
+    return result;
+  }
+
+  /// Ends a step: changes the weights. With float16, a step whose gradients are not finite only
+  /// lowers the scaler's factor.
+  void apply() {
+    const bool finite = !scaler_ || scaler_->unscale(values_);
+    if (finite) {
+      if (options_.clip_grad_norm() > 0) {
+        clip_gradients(values_, options_.clip_grad_norm());
+      }
+      optimizer_->step();
+      if (ema_) {
+        ema_->update(*module_);
+      }
+    }
+    if (scaler_) {
+      scaler_->update();
+    }
+  }
+
+  /// The model.
+  torch::nn::Module& module() const noexcept { return *module_; }
+  /// What turns images into logits.
+  const ForwardFunction& forward() const noexcept { return forward_; }
+  /// The moving average; null if there is none.
+  const Ema* ema() const noexcept { return ema_ ? &*ema_ : nullptr; }
+  /// The gradient scaler; null if there is none.
+  const GradScaler* scaler() const noexcept { return scaler_ ? &*scaler_ : nullptr; }
+  /// The optimizer.
+  torch::optim::Optimizer& optimizer() const noexcept { return *optimizer_; }
+
+  /// Copies the state of model, optimizer, scaler and moving average, on the CPU, to `checkpoint`.
+  void save(Checkpoint& checkpoint) const {
+    checkpoint.model = weights::clone_state_dict(weights::state_dict(*module_));
+    if (const auto* sgd = dynamic_cast<const torch::optim::SGD*>(optimizer_.get())) {
+      checkpoint.momentum = momentum_state(*sgd, parameters_);
+    } else if (const auto* adamw = dynamic_cast<const torch::optim::AdamW*>(optimizer_.get())) {
+      checkpoint.adamw = adamw_state(*adamw, parameters_);
+    }
+    if (ema_) {
+      checkpoint.ema = weights::clone_state_dict(ema_->average());
+      checkpoint.ema_updates = ema_->updates();
+    }
+    if (scaler_) {
+      checkpoint.scaler = scaler_->state();
+    }
+  }
+
+  /// Goes on from `checkpoint`, whose model fits. A moving average that it lacks starts from its
+  /// weights, a scaler that it lacks anew. Throws `c10::Error`, and changes nothing, if a part does
+  /// not fit.
+  void load(const Checkpoint& checkpoint) {
+    if (scaler_ && !checkpoint.scaler.is_empty()) {
+      GradScaler::check_state(checkpoint.scaler);
+    }
+    std::optional<Ema> average;
+    if (ema_) {
+      average.emplace(*module_, options_.ema_decay());
+      if (!checkpoint.ema.is_empty()) {
+        average->load(*module_, checkpoint.ema, checkpoint.ema_updates);
+      }
+    }
+    if (auto* sgd = dynamic_cast<torch::optim::SGD*>(optimizer_.get())) {
+      load_momentum_state(*sgd, parameters_, checkpoint.momentum);
+    } else if (auto* adamw = dynamic_cast<torch::optim::AdamW*>(optimizer_.get())) {
+      load_adamw_state(*adamw, parameters_, checkpoint.adamw);
+    }
+    weights::load_state_dict(*module_, checkpoint.model);
+    if (scaler_ && !checkpoint.scaler.is_empty()) {
+      scaler_->load_state(checkpoint.scaler);
+    }
+    if (ema_) {
+      if (checkpoint.ema.is_empty()) {
+        average->restart(*module_);
+      }
+      ema_ = std::move(average);
+    }
+  }
+
+ private:
+  std::shared_ptr<torch::nn::Module> module_;
+  ForwardFunction forward_;
+  TrainOptions options_;
+  weights::StateDict parameters_;
+  std::vector<torch::Tensor> values_;
+  std::unique_ptr<torch::optim::Optimizer> optimizer_;
+  std::optional<GradScaler> scaler_;
+  std::optional<Ema> ema_;
+};
+
+}  // namespace bsconv::train
