@@ -1,10 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
-// Runs the real program. Its path is the macro or environment variable BSCONV_PROGRAM.
-#include <fcntl.h>
+// Runs the real program.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <sys/wait.h>
-#include <unistd.h>
 #include <bsconv/bsconv.hpp>
 #include <bsconv/train/checkpoint.hpp>
 #include <bsconv/weights.hpp>
@@ -12,82 +9,29 @@
 #include <algorithm>
 #include <chrono>
 #include <csignal>
-#include <cstdlib>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <sstream>
 #include <string>
 #include <system_error>
 #include <thread>
-#include <utility>
 #include <vector>
 
+#include "support/process.hpp"
 #include "test_files.hpp"
 
 // Tests are compiled several files at a time.
 namespace cli_test {
 namespace {
 
+using bsconv_test::Process;
+using bsconv_test::program;
+using bsconv_test::run;
 using bsconv_test::TemporaryDirectory;
 using bsconv_test::write_file;
 using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::Not;
-
-std::string program() {
-#ifdef BSCONV_PROGRAM
-  return BSCONV_PROGRAM;
-#else
-  const char* path = std::getenv("BSCONV_PROGRAM");
-  return path == nullptr ? "" : path;
-#endif
-}
-
-struct Result {
-  int code = -1;
-  std::string output;
-};
-
-/// A started program whose output goes to a file.
-class Process {
- public:
-  explicit Process(std::vector<std::string> arguments) {
-    arguments.insert(arguments.begin(), program());
-    child_ = ::fork();
-    if (child_ == 0) {
-      const int log = ::open((directory_ / "log").c_str(), O_WRONLY | O_CREAT, 0600);
-      ::dup2(log, STDOUT_FILENO);
-      ::dup2(log, STDERR_FILENO);
-      // runs/ lands in the temporary directory; one thread runs well beside other tests.
-      (void)!::chdir(directory_.path().c_str());
-      ::setenv("OMP_NUM_THREADS", "1", 1);
-      std::vector<char*> argv;
-      for (auto& argument : arguments) {
-        argv.push_back(argument.data());
-      }
-      argv.push_back(nullptr);
-      ::execv(argv.front(), argv.data());
-      ::_exit(127);
-    }
-  }
-
-  void send(int signal) const { ::kill(child_, signal); }
-
-  Result wait() const {
-    int status = 0;
-    ::waitpid(child_, &status, 0);
-    return {WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status), output()};
-  }
-
-  std::string output() const { return bsconv_test::read_file(directory_ / "log"); }
-  const std::filesystem::path& directory() const { return directory_.path(); }
-
- private:
-  TemporaryDirectory directory_;
-  pid_t child_ = -1;
-};
-
-Result run(std::vector<std::string> arguments) { return Process(std::move(arguments)).wait(); }
 
 class Cli : public testing::Test {
  protected:
@@ -102,8 +46,8 @@ class Cli : public testing::Test {
 TEST_F(Cli, HelpsOnEveryCommand) {
   EXPECT_EQ(run({"--help"}).code, 0);
   EXPECT_THAT(run({"--help"}).output, HasSubstr("130 interrupted"));
-  for (const std::string command : {"models", "profile", "bench", "train", "evaluate", "predict",
-                                    "inspect", "convert", "analyze", "replace"}) {
+  for (const std::string command : {"models", "profile", "bench", "train", "evaluate", "plot",
+                                    "predict", "inspect", "convert", "analyze", "replace"}) {
     const auto result = run({command, "--help"});
     EXPECT_EQ(result.code, 0) << command;
     EXPECT_THAT(result.output, HasSubstr("bsconv " + command));
@@ -220,7 +164,10 @@ TEST_F(Cli, WrongArgumentsExitWithTwo) {
       {{"bench", "cifar_resnet20", "--batch", "0"}, "--batch"},
       {{"bench", "cifar_resnet20", "--dtype", "f64"}, "--dtype"},
       {{"train", "--no-such-flag"}, "--no-such-flag"},
-      {{"train", "--epochs", "many"}, "many"},
+      {{"train", "--epochs", "many"}, "--epochs: 'many' is not a whole number"},
+      {{"train", "--optimizer", "adam"}, "the nearest is 'adamw'"},
+      {{"train", "--config", "/no/such.toml"}, "settings file '/no/such.toml'"},
+      {{"plot"}, "runs is required"},
       {{"train", "--epochs", "-1"}, "epochs must not be negative, got -1"},
       {{"train", "--batch-size", "0"}, "batch_size must be positive, got 0"},
       {{"train", "--learning-rate", "nan"}, "learning_rate must be a positive number, got nan"},
@@ -282,7 +229,11 @@ TEST_F(Cli, TrainsResumesEvaluatesAndPredicts) {
   EXPECT_THAT(first.output, HasSubstr("epoch 1/1  train  10/12  loss "));
   EXPECT_THAT(first.output, HasSubstr("epoch 1/1  train  12/12  loss "));
   EXPECT_THAT(first.output, HasSubstr("epoch 1/1 done: lr 0.05, train loss "));
-  EXPECT_EQ(bsconv_test::count_files(out), 3);
+  for (const auto* file :
+       {"best.safetensors", "last.safetensors", "log.txt", "metrics.csv", "settings.toml"}) {
+    EXPECT_TRUE(std::filesystem::exists(directory / "run" / file)) << file;
+  }
+  EXPECT_EQ(bsconv_test::count_files(out), 6);
 
   const auto again = run(train);
   EXPECT_EQ(again.code, 2);

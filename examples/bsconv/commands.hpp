@@ -15,6 +15,8 @@ void add_bench_command(CLI::App& app);
 void add_train_command(CLI::App& app);
 /// `bsconv evaluate`
 void add_evaluate_command(CLI::App& app);
+/// `bsconv plot RUN…`
+void add_plot_command(CLI::App& app);
 /// `bsconv predict IMAGE…`
 void add_predict_command(CLI::App& app);
 /// `bsconv inspect FILE`

@@ -45,12 +45,14 @@ int64_t input_size(const std::string& architecture) {
   }
 }
 
-bsconv::Layer load_model(const bsconv::train::Checkpoint& checkpoint, torch::Device device) {
+bsconv::Layer load_model(const bsconv::train::Checkpoint& checkpoint, torch::Device device,
+                         bool averaged) {
   auto model = bsconv::create_model(checkpoint.info.architecture,
                                     bsconv::ModelOptions()
                                         .num_classes(checkpoint.info.num_classes())
                                         .in_channels(checkpoint.info.in_channels));
-  bsconv::weights::load_state_dict(*model, checkpoint.model);
+  bsconv::weights::load_state_dict(*model,
+                                   averaged ? checkpoint.inference_model() : checkpoint.model);
   model->to(device);
   model->eval();
   return model;

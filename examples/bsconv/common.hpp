@@ -36,8 +36,10 @@ bsconv::Layer make_model(const std::string& architecture, int64_t num_classes, i
 /// The side of the square images that a model of the zoo takes.
 int64_t input_size(const std::string& architecture);
 
-/// The model of a checkpoint with its weights, on `device`, in evaluation mode.
-bsconv::Layer load_model(const bsconv::train::Checkpoint& checkpoint, torch::Device device);
+/// The model of a checkpoint with its weights, their moving average if `averaged` and there is one,
+/// on `device`, in evaluation mode.
+bsconv::Layer load_model(const bsconv::train::Checkpoint& checkpoint, torch::Device device,
+                         bool averaged = true);
 
 /// `path` itself, or its `file_name` if it is a directory.
 std::filesystem::path in_directory(const std::filesystem::path& path, const char* file_name);

@@ -36,10 +36,14 @@ ImageSet in_memory(const DataRequest& request, data::ImageDataset dataset, data:
   auto options = loader_options(request, split);
   if (split == data::Split::train) {
     // A mirrored digit is no digit.
-    options.augmentation(data::crop_and_flip(4, request.dataset != "digits"));
+    auto augmentation = data::crop_and_flip(4, request.dataset != "digits");
+    options.augmentation(augmentation.then(request.augmentation)).mixing(request.mixing);
   }
   std::ostringstream preparation;
   preparation << options.augmentation();
+  if (options.mixing()) {
+    preparation << ", " << options.mixing();
+  }
   auto names = dataset.class_names();
   return {std::make_shared<data::DataLoader>(std::move(dataset), options), std::move(names),
           preparation.str()};
@@ -51,6 +55,9 @@ ImageSet from_files(const DataRequest& request, data::FileDataset files,
   preparation << geometry;
   if (options.augmentation()) {
     preparation << ", " << options.augmentation();
+  }
+  if (options.mixing()) {
+    preparation << ", " << options.mixing();
   }
   auto names = files.class_names();
   return {std::make_shared<data::FileLoader>(std::move(files), geometry, options,
@@ -65,7 +72,8 @@ ImageSet open_dogs(const DataRequest& request, data::Split split) {
   auto geometry = data::ImageGeometry::center_crop(scaled, request.side);
   if (split == data::Split::train) {
     geometry = data::ImageGeometry::random_crop(scaled, request.side).horizontal_flip(0.5);
-    options.augmentation(data::ColorJitter(data::ColorJitterOptions().brightness(0.4)));
+    data::Augmentation jitter = data::ColorJitter(data::ColorJitterOptions().brightness(0.4));
+    options.augmentation(jitter.then(request.augmentation)).mixing(request.mixing);
   }
   return from_files(request, data::load_stanford_dogs(request.root, split), geometry, options);
 }
@@ -77,8 +85,11 @@ ImageSet open_image_folder(const DataRequest& request, data::Split split) {
       split == data::Split::train
           ? data::ImageGeometry::random_resized_crop(request.side).horizontal_flip(0.5)
           : data::ImageGeometry::center_crop(data::ResizeRule::shorter_side(scaled), request.side);
-  return from_files(request, data::load_image_folder(request.root, split), geometry,
-                    loader_options(request, split));
+  auto options = loader_options(request, split);
+  if (split == data::Split::train) {
+    options.augmentation(request.augmentation).mixing(request.mixing);
+  }
+  return from_files(request, data::load_image_folder(request.root, split), geometry, options);
 }
 
 ImageSet open_images(const DataRequest& request, data::Split split) {

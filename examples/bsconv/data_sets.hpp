@@ -28,6 +28,10 @@ struct DataRequest {
   uint64_t seed = 0;
   torch::Device device = torch::kCPU;
   bsconv::data::BrokenImages broken_images = bsconv::data::BrokenImages::stop;
+  /// What is done to training images after the data set's recipe.
+  bsconv::data::Augmentation augmentation = {};
+  /// How training images are mixed.
+  bsconv::data::Mixing mixing = {};
 };
 
 /// The batches of one split.

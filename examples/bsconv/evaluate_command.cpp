@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
+#include <bsconv/train/choices.hpp>
 #include <bsconv/train/evaluate.hpp>
+#include <bsconv/train/learner.hpp>
 #include <bsconv/train/progress.hpp>
 
 #include <filesystem>
@@ -21,8 +23,19 @@ struct EvaluateFlags {
   std::string device = "cpu";
   int64_t batch_size = 128;
   int64_t workers = 1;
+  std::string precision;
+  bool channels_last = false;
+  bool averaged = true;
   std::string broken_images = "stop";
 };
+
+/// The precision of the flag; without it, the one that was trained in.
+bsconv::train::Precision precision_of(const EvaluateFlags& flags,
+                                      const bsconv::train::TrainOptions& trained) {
+  return flags.precision.empty()
+             ? trained.precision()
+             : bsconv::train::parse_choice<bsconv::train::Precision>(flags.precision);
+}
 
 void evaluate(const EvaluateFlags& flags) {
   const auto device = parse_device(flags.device);
@@ -35,16 +48,22 @@ void evaluate(const EvaluateFlags& flags) {
   TORCH_CHECK(static_cast<int64_t>(test.class_names.size()) == checkpoint.info.num_classes(),
               "the model of '", path.native(), "' has ", checkpoint.info.num_classes(),
               " classes, ", dataset_name, " has ", test.class_names.size());
-  auto model = load_model(checkpoint, device);
+  auto model = load_model(checkpoint, device, flags.averaged);
+  if (flags.channels_last) {
+    bsconv::train::Learner::use_channels_last(*model);
+  }
   const auto sums = bsconv::train::evaluate(
       *model, [&model](const torch::Tensor& images) { return model->forward(images); },
       *test.batches,
       bsconv::train::EvaluateOptions()
           .device(device)
           .alpha(checkpoint.options.alpha())
+          .precision(precision_of(flags, checkpoint.options))
+          .channels_last(flags.channels_last)
           .workers(flags.workers),
       {std::make_shared<bsconv::train::Progress>(std::cout)});
-  std::cout << checkpoint.info.architecture << ", epoch " << checkpoint.epoch << ", on "
+  std::cout << checkpoint.info.architecture << ", epoch " << checkpoint.epoch
+            << (flags.averaged && !checkpoint.ema.is_empty() ? ", averaged weights" : "") << ", on "
             << sums.examples << " test images of " << dataset_name << ": " << to_string(sums.mean())
             << '\n';
   report_broken_images(std::cout, {&test});
@@ -69,6 +88,14 @@ void add_evaluate_command(CLI::App& app) {
   command->add_option("--workers", flags->workers, "Threads that make batches ahead")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
+  command
+      ->add_option("--precision", flags->precision,
+                   "f32, bf16 or fp16; default: what it was trained in")
+      ->check(CLI::IsMember(bsconv::train::choice_names<bsconv::train::Precision>()));
+  command->add_flag("--channels-last", flags->channels_last,
+                    "Weights and images with channels last");
+  command->add_flag("--ema,!--no-ema", flags->averaged,
+                    "Test the moving average of the weights, where there is one; the default");
   command
       ->add_option("--broken-images", flags->broken_images,
                    "Whether an image that cannot be read stops the run or is skipped and counted")

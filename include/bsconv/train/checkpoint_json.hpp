@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <limits>
+#include <map>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -108,6 +109,7 @@ inline nlohmann::json to_json(const Checkpoint& checkpoint) {
       {"class_names", checkpoint.info.class_names},
       {"num_classes", checkpoint.info.num_classes()},
       {"in_channels", checkpoint.info.in_channels},
+      {"program_settings", checkpoint.info.settings},
       {"settings", to_json(checkpoint.options)},
       {"epoch", checkpoint.epoch},
       {"step", checkpoint.step},
@@ -129,6 +131,7 @@ inline void from_json(const nlohmann::json& json, Checkpoint& checkpoint) {
   checkpoint.info.dataset = json.at("dataset").get<std::string>();
   checkpoint.info.class_names = json.at("class_names").get<std::vector<std::string>>();
   checkpoint.info.in_channels = json.at("in_channels").get<int64_t>();
+  checkpoint.info.settings = json.value("program_settings", std::map<std::string, std::string>());
   checkpoint.options = options_from_json(json.at("settings"));
   checkpoint.ema_updates = json.value("ema_updates", int64_t{0});
   checkpoint.epoch = json.at("epoch").get<int64_t>();

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -23,6 +24,8 @@ struct RunInfo {
   std::vector<std::string> class_names;
   /// Channels of the input images.
   int64_t in_channels = 3;
+  /// Settings of the program around the trainer by name, such as those of its augmentation.
+  std::map<std::string, std::string> settings = {};
 
   /// How many classes there are.
   int64_t num_classes() const noexcept { return static_cast<int64_t>(class_names.size()); }

@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: BSD-3-Clause-Clear
+// Trains, kills, resumes and draws with the real program.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <bsconv/train/checkpoint.hpp>
+#include <bsconv/train/metrics.hpp>
+#include <bsconv/version.hpp>
+
+#include <algorithm>
+#include <chrono>
+#include <csignal>
+#include <filesystem>
+#include <random>
+#include <string>
+#include <system_error>
+#include <thread>
+#include <vector>
+
+#include "support/process.hpp"
+#include "test_files.hpp"
+
+// Tests are compiled several files at a time.
+namespace cli_train_test {
+namespace {
+
+using bsconv::train::load_checkpoint;
+using bsconv_test::Process;
+using bsconv_test::read_file;
+using bsconv_test::run;
+using bsconv_test::TemporaryDirectory;
+using bsconv_test::write_file;
+using testing::HasSubstr;
+using testing::Not;
+
+class CliTrain : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (bsconv_test::program().empty()) {
+      GTEST_SKIP() << "BSCONV_PROGRAM does not name the program";
+    }
+  }
+  std::string path(const char* name) const { return (directory / name).native(); }
+
+  const TemporaryDirectory directory;
+};
+
+const std::string tiny = "cifar_mobilenetv1_w1d4_bsconvu";
+
+TEST_F(CliTrain, TakesAFileOfSettingsAndWritesOneThatGivesTheSameRun) {
+  write_file(directory / "recipe.toml",
+             "architecture = \"" + tiny +
+                 "\"\nepochs = 1\noptimizer = \"adamw\"\nlearning_rate = 0.002\n"
+                 "schedule_type = \"cosine\"\nlabel_smoothing = 0.1\nema_decay = 0.9\n"
+                 "exempt_norm_bias = true\naccumulate = 2\nprecision = \"bf16\"\n"
+                 "mixup = 0.2\ncutmix = 1.0\naugment = \"trivial\"\nrandom_erasing = 0.1\n");
+  const auto first = run({"train", "--config", path("recipe.toml"), "--learning-rate", "0.003",
+                          "--seed", "5", "--no-exempt-norm-bias", "--out", path("a")});
+  ASSERT_EQ(first.code, 0) << first.output;
+  EXPECT_THAT(first.output, HasSubstr("learning_rate      0.003\n"));
+  EXPECT_THAT(first.output, HasSubstr("optimizer          adamw\n"));
+  EXPECT_THAT(first.output, HasSubstr("exempt_norm_bias   false\n"));
+  EXPECT_THAT(first.output, HasSubstr("top-5 "));
+  EXPECT_THAT(first.output, HasSubstr("TrivialAugmentWide("));
+  EXPECT_THAT(first.output, HasSubstr("RandomErasing("));
+  EXPECT_THAT(first.output, HasSubstr("Choice(Mixup(alpha=0.2), CutMix(alpha=1))"));
+  const auto settings = read_file(directory / "a/settings.toml");
+  EXPECT_THAT(settings, HasSubstr(std::string("bsconv_version = \"") + bsconv::version + "\"\n"));
+  EXPECT_THAT(settings, HasSubstr("learning_rate = 0.003\n"));
+  EXPECT_THAT(settings, HasSubstr("seed = 5\n"));
+  EXPECT_THAT(settings, HasSubstr("schedule = [100,150,180]\n"));
+  const auto log = read_file(directory / "a/log.txt");
+  EXPECT_THAT(log, HasSubstr("Params"));
+  EXPECT_THAT(log, HasSubstr("epoch 1/1 done: "));
+
+  const auto second = run({"train", "--config", path("a/settings.toml"), "--out", path("b")});
+  ASSERT_EQ(second.code, 0) << second.output;
+  const auto expected = load_checkpoint(directory / "a/last.safetensors");
+  const auto found = load_checkpoint(directory / "b/last.safetensors");
+  for (const auto& item : expected.ema) {
+    EXPECT_TRUE(item.value().equal(found.ema[item.key()])) << item.key();
+  }
+  EXPECT_EQ(found.info.settings.at("mixup"), "0.2");
+  const auto resumed = run({"train", "--resume", path("b")});
+  EXPECT_THAT(resumed.output, HasSubstr("Choice(Mixup(alpha=0.2), CutMix(alpha=1))"));
+
+  const auto averaged = run({"evaluate", "--checkpoint", path("a")});
+  EXPECT_EQ(averaged.code, 0) << averaged.output;
+  EXPECT_THAT(averaged.output, HasSubstr("epoch 1, averaged weights, on 359 test images"));
+  const auto own = run(
+      {"evaluate", "--checkpoint", path("a"), "--no-ema", "--precision", "f32", "--channels-last"});
+  EXPECT_EQ(own.code, 0) << own.output;
+  EXPECT_THAT(own.output, HasSubstr("epoch 1, on 359 test images"));
+}
+
+TEST_F(CliTrain, AWrongSettingNamesTheFileTheLineAndTheNearest) {
+  write_file(directory / "recipe.toml", "epochs = 1\nlearning_rte = 0.1\n");
+  const auto name = run({"train", "--config", path("recipe.toml")});
+  EXPECT_EQ(name.code, 2);
+  EXPECT_THAT(name.output, HasSubstr("recipe.toml', line 2: learning_rte: there is no setting "
+                                     "'learning_rte'; the nearest is 'learning_rate'"));
+  write_file(directory / "recipe.toml", "schedule_type = \"cosin\"\n");
+  const auto value = run({"train", "--config", path("recipe.toml")});
+  EXPECT_EQ(value.code, 2);
+  EXPECT_THAT(value.output, HasSubstr("line 1: schedule_type: 'cosin' is unknown; valid are "
+                                      "multistep, cosine, onecycle; the nearest is 'cosine'"));
+  write_file(directory / "recipe.toml", "augment = \"trivia\"\n");
+  EXPECT_THAT(run({"train", "--config", path("recipe.toml")}).output,
+              HasSubstr("augment: 'trivia' is unknown; valid are none, trivial, rand; the nearest "
+                        "is 'trivial'"));
+  write_file(directory / "recipe.toml", "workers = -3\n");
+  EXPECT_THAT(run({"train", "--config", path("recipe.toml")}).output,
+              HasSubstr("workers must not be negative, got -3"));
+}
+
+TEST_F(CliTrain, ADryRunPrintsThePlanAndWritesNothing) {
+  const Process process({"train", "--architecture", tiny, "--epochs", "10", "--schedule-type",
+                         "cosine", "--accumulate", "5", "--dry-run"});
+  const auto result = process.wait();
+  EXPECT_EQ(result.code, 0) << result.output;
+  EXPECT_THAT(result.output, HasSubstr("1438 training and 359 test images, 10 classes"));
+  EXPECT_THAT(result.output, HasSubstr("Params"));
+  EXPECT_THAT(result.output, HasSubstr("12 batches and 3 steps of the optimizer an epoch, 30 steps "
+                                       "in 10 epochs"));
+  EXPECT_THAT(result.output, HasSubstr("0.1 (epoch 1)"));
+  EXPECT_THAT(result.output, HasSubstr("expected time  "));
+  EXPECT_THAT(result.output, HasSubstr(" in all\n"));
+  EXPECT_THAT(result.output, Not(HasSubstr("epoch 1/10")));
+  EXPECT_FALSE(std::filesystem::exists(process.directory() / "runs"));
+}
+
+TEST_F(CliTrain, DrawsRunsAndResults) {
+  const std::string header = "epoch,train_loss,train_top1,test_loss,test_top1\n";
+  write_file(directory / "a/metrics.csv", header + "1,2,0.25,3,0.5\n2,1,0.75,2,0.6\n");
+  write_file(directory / "b/metrics.csv", header + "1,3,0.2,3,0.4\n");
+  const auto both = run({"plot", path("a"), path("b"), "--title", "Two runs"});
+  EXPECT_EQ(both.code, 0) << both.output;
+  EXPECT_THAT(read_file(directory / "a/curves.svg"), HasSubstr("</svg>"));
+  EXPECT_EQ(read_file(directory / "a/curves.png").substr(1, 3), "PNG");
+  const std::string results = BSCONV_TEST_DATA_DIR "/results.csv";
+  const auto table = run({"plot", results, "--tables", "CIFAR100 - ResNets", "-o", path("r.svg")});
+  EXPECT_EQ(table.code, 0) << table.output;
+  EXPECT_TRUE(std::filesystem::exists(directory / "r.svg"));
+  EXPECT_EQ(run({"plot", results, path("a")}).code, 2);
+  const auto missing = run({"plot", path("none")});
+  EXPECT_EQ(missing.code, 1);
+  EXPECT_THAT(missing.output, HasSubstr("none'"));
+}
+
+/// Which file stands at `path` now; 0 if none.
+ino_t file_number(const std::filesystem::path& path) {
+  struct stat found {};
+  return ::stat(path.c_str(), &found) == 0 ? found.st_ino : 0;
+}
+
+/// Waits until `condition` or the end of a minute.
+template <class Condition>
+void wait_until(const Condition& condition, std::chrono::microseconds pause) {
+  const auto end = std::chrono::steady_clock::now() + std::chrono::minutes(1);
+  while (!condition() && std::chrono::steady_clock::now() < end) {
+    std::this_thread::sleep_for(pause);
+  }
+}
+
+TEST_F(CliTrain, TwentyKillsAtRandomMomentsChangeNothing) {
+  const auto flags = [this](const char* out) {
+    return std::vector<std::string>{
+        "train",  "--architecture",     tiny,    "--epochs",        "2",     "--batch-size",
+        "32",     "--optimizer",        "adamw", "--learning-rate", "0.002", "--schedule-type",
+        "cosine", "--warmup-epochs",    "0.5",   "--ema-decay",     "0.9",   "--checkpoint-steps",
+        "1",      "--keep-checkpoints", "1",     "--seed",          "3",     "--out",
+        path(out)};
+  };
+  const auto whole = run(flags("whole"));
+  ASSERT_EQ(whole.code, 0) << whole.output;
+
+  std::mt19937 random(20);
+  const auto last = directory / "parts/last.safetensors";
+  const auto partial = directory / "parts/last.safetensors.partial";
+  const auto start = [&] {
+    return std::filesystem::exists(last)
+               ? std::vector<std::string>{"train", "--resume", path("parts")}
+               : flags("parts");
+  };
+  int in_writing = 0;
+  for (int kill = 0; kill < 20; ++kill) {
+    const Process process(start());
+    if (kill % 4 == 3) {
+      // While a checkpoint is written.
+      const auto before = file_number(last);
+      wait_until([&] { return file_number(last) != before; }, std::chrono::milliseconds(1));
+      wait_until([&] { return std::filesystem::exists(partial); }, std::chrono::microseconds(10));
+    } else if (kill % 4 == 2) {
+      // While it starts.
+      std::this_thread::sleep_for(std::chrono::milliseconds(random() % 1000));
+    } else {
+      // Anywhere in a step or two after the first one.
+      const auto before = file_number(last);
+      wait_until([&] { return file_number(last) != before; }, std::chrono::milliseconds(1));
+      std::this_thread::sleep_for(std::chrono::microseconds(random() % 60000));
+    }
+    process.send(SIGKILL);
+    ASSERT_EQ(process.wait().code, -SIGKILL) << "kill " << kill << ": " << process.output();
+    in_writing += std::filesystem::exists(partial) ? 1 : 0;
+  }
+  EXPECT_GE(in_writing, 1);
+  ASSERT_TRUE(std::filesystem::exists(last));
+  EXPECT_LT(load_checkpoint(last).epoch, 2);
+  const auto rest = run({"train", "--resume", path("parts")});
+  ASSERT_EQ(rest.code, 0) << rest.output;
+
+  const auto expected = load_checkpoint(directory / "whole/last.safetensors");
+  const auto found = load_checkpoint(last);
+  EXPECT_EQ(found.epoch, 2);
+  const auto expect_equal = [](const auto& left, const auto& right) {
+    ASSERT_EQ(left.keys(), right.keys());
+    ASSERT_FALSE(left.is_empty());
+    for (const auto& item : left) {
+      EXPECT_TRUE(item.value().equal(right[item.key()])) << item.key();
+    }
+  };
+  expect_equal(expected.model, found.model);
+  expect_equal(expected.adamw, found.adamw);
+  expect_equal(expected.ema, found.ema);
+  expect_equal(expected.generators, found.generators);
+  ASSERT_EQ(expected.history.size(), found.history.size());
+  for (std::size_t i = 0; i < expected.history.size(); ++i) {
+    EXPECT_EQ(expected.history[i].train.loss, found.history[i].train.loss);
+    EXPECT_EQ(expected.history[i].test.loss, found.history[i].test.loss);
+    EXPECT_EQ(expected.history[i].best_accuracy, found.history[i].best_accuracy);
+  }
+  const auto csv = read_file(directory / "parts/metrics.csv");
+  EXPECT_EQ(std::count(csv.begin(), csv.end(), '\n'), 3);
+  EXPECT_EQ(load_checkpoint(directory / "parts/best.safetensors").epoch,
+            load_checkpoint(directory / "whole/best.safetensors").epoch);
+  EXPECT_TRUE(std::filesystem::exists(directory / "parts/epoch-0002.safetensors"));
+  EXPECT_FALSE(std::filesystem::exists(directory / "parts/epoch-0001.safetensors"));
+}
+
+}  // namespace
+}  // namespace cli_train_test

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: BSD-3-Clause-Clear
+// Runs the real program. Its path is the macro or environment variable BSCONV_PROGRAM.
+#pragma once
+
+#include <fcntl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <cstdlib>
+#include <filesystem>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "test_files.hpp"
+
+namespace bsconv_test {
+
+/// The path of the program; empty if it is not known.
+inline std::string program() {
+#ifdef BSCONV_PROGRAM
+  return BSCONV_PROGRAM;
+#else
+  const char* path = std::getenv("BSCONV_PROGRAM");
+  return path == nullptr ? "" : path;
+#endif
+}
+
+/// How the program ended.
+struct Result {
+  int code = -1;
+  std::string output;
+};
+
+/// A started program whose output goes to a file.
+class Process {
+ public:
+  explicit Process(std::vector<std::string> arguments) {
+    arguments.insert(arguments.begin(), program());
+    child_ = ::fork();
+    if (child_ == 0) {
+      const int log = ::open((directory_ / "log").c_str(), O_WRONLY | O_CREAT, 0600);
+      ::dup2(log, STDOUT_FILENO);
+      ::dup2(log, STDERR_FILENO);
+      // runs/ lands in the temporary directory; one thread runs well beside other tests.
+      (void)!::chdir(directory_.path().c_str());
+      ::setenv("OMP_NUM_THREADS", "1", 1);
+      std::vector<char*> argv;
+      for (auto& argument : arguments) {
+        argv.push_back(argument.data());
+      }
+      argv.push_back(nullptr);
+      ::execv(argv.front(), argv.data());
+      ::_exit(127);
+    }
+  }
+
+  void send(int signal) const { ::kill(child_, signal); }
+
+  Result wait() const {
+    int status = 0;
+    ::waitpid(child_, &status, 0);
+    return {WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status), output()};
+  }
+
+  std::string output() const { return bsconv_test::read_file(directory_ / "log"); }
+  const std::filesystem::path& directory() const { return directory_.path(); }
+
+ private:
+  TemporaryDirectory directory_;
+  pid_t child_ = -1;
+};
+
+/// Runs the program to its end.
+inline Result run(std::vector<std::string> arguments) {
+  return Process(std::move(arguments)).wait();
+}
+
+}  // namespace bsconv_test
