@@ -16,6 +16,7 @@
 
 #include <c10/util/Exception.h>
 #include <c10/util/StringUtil.h>
+#include <nlohmann/json.hpp>
 
 #include <bsconv/train/settings.hpp>
 
@@ -113,13 +114,16 @@ void write_setting(std::ostream& out, std::string_view name, const Value& value)
   } else if constexpr (std::is_integral_v<Value>) {
     out << value;
   } else if constexpr (std::is_floating_point_v<Value>) {
-    out << toml::value<double>(value);
+    const auto text = detail::value_text(value);
+    out << text << (text.find_first_of(".en") == std::string::npos ? ".0" : "");
   } else if constexpr (std::is_same_v<Value, std::vector<int64_t>>) {
     out << '[' << detail::value_text(value) << ']';
   } else if constexpr (std::is_enum_v<Value>) {
-    out << toml::value<std::string>(to_string(value));
+    out << '"' << to_string(value) << '"';
   } else {
-    out << toml::value<std::string>(std::string(value));
+    // A text of JSON is one of TOML.
+    out << nlohmann::json(std::string(value))
+               .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
   }
   out << '\n';
 }
