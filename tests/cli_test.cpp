@@ -178,7 +178,8 @@ TEST_F(Cli, WrongArgumentsExitWithTwo) {
       {{"train", "--device", "tpu"}, "--device 'tpu' is unknown; valid are cpu, cuda and cuda:N"},
       {{"train", "--device", "cuda:"}, "--device 'cuda:' is unknown"},
       {{"train", "--architecture", "cifar_resnet21"}, "cifar_resnet21"},
-      {{"train", "--architecture", "resnet18"}, "the model takes images of 224 x 224 pixels, those of digits"},
+      {{"train", "--architecture", "resnet18"},
+       "the model takes images of 224 x 224 pixels, those of digits"},
       {{"evaluate"}, "--checkpoint is required"},
       {{"predict", "--checkpoint", "x"}, "images is required"},
   };
