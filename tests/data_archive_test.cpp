@@ -139,7 +139,8 @@ TEST(DataArchive, CifarIsReadInPlace) {
   write_archive(path, {{"cifar-100-binary/test.bin", test.substr(1)}}, true);
   EXPECT_THAT(error_of([&] { bsconv::data::open_cifar100(path, Split::test); }),
               HasSubstr("/cifar-100-binary/test.bin' has 30739999 bytes; expected 30740000"));
-  write_archive(path, {{"cifar-100-binary/test.bin", records(10000, {std::string("\x14\0", 2)})}}, true);
+  write_archive(path, {{"cifar-100-binary/test.bin", records(10000, {std::string("\x14\0", 2)})}},
+                true);
   EXPECT_THAT(error_of([&] { bsconv::data::open_cifar100(path, Split::test); }),
               HasSubstr("has coarse label 20; valid labels are 0 to 19"));
   // What is unpacked comes first.
