@@ -15,7 +15,8 @@ using bsconv::Initialization;
 using testing::HasSubstr;
 
 torch::Tensor rebuilt(const bsconv::KernelComponents& components) {
-  return components.pointwise.unsqueeze(-1).unsqueeze(-1) * components.depthwise.unsqueeze(1);
+  return (components.pointwise.unsqueeze(-1).unsqueeze(-1) * components.depthwise.unsqueeze(2))
+      .sum(1);
 }
 
 TEST(KernelComponents, EqualTheFirstSingularVectors) {
@@ -31,9 +32,9 @@ TEST(KernelComponents, EqualTheFirstSingularVectors) {
                               .view_as(weight);
     EXPECT_TRUE(torch::allclose(rebuilt(components), expected, 1e-8, 1e-10)) << seed;
     const auto share = s.select(1, 0).square() / s.square().sum(1);
-    EXPECT_TRUE(torch::allclose(components.explained, share, 1e-8, 1e-10)) << seed;
+    EXPECT_TRUE(torch::allclose(components.explained.squeeze(1), share, 1e-8, 1e-10)) << seed;
     // The root of the singular value stands on each side.
-    EXPECT_TRUE(torch::allclose(components.pointwise.norm(2, 1), s.select(1, 0).sqrt(), 1e-8));
+    EXPECT_TRUE(torch::allclose(components.pointwise.flatten(1).norm(2, 1), s.select(1, 0).sqrt(), 1e-8));
     EXPECT_TRUE(
         torch::allclose(components.depthwise.flatten(1).norm(2, 1), s.select(1, 0).sqrt(), 1e-8));
   }

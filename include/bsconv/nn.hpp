@@ -6,6 +6,7 @@
 
 #include <bsconv/autograd/fused_training.hpp>
 #include <bsconv/nn/bsconv_s.hpp>        // IWYU pragma: export
+#include <bsconv/nn/bsconv_sum.hpp>      // IWYU pragma: export
 #include <bsconv/nn/bsconv_u.hpp>        // IWYU pragma: export
 #include <bsconv/nn/composite.hpp>       // IWYU pragma: export
 #include <bsconv/nn/describe.hpp>        // IWYU pragma: export

@@ -3,12 +3,10 @@
 
 #include <torch/types.h>
 #include <torch/utils.h>
-#include <bsconv/nn/walk.hpp>
+#include <bsconv/nn/modes_guard.hpp>
 #include <bsconv/util/rng_guard.hpp>
 
 #include <cstdint>
-#include <string>
-#include <utility>
 #include <vector>
 
 namespace bsconv::detail {
@@ -17,10 +15,7 @@ namespace bsconv::detail {
 /// each module, the buffers, and the random generators.
 class ModelStateGuard {
  public:
-  explicit ModelStateGuard(torch::nn::Module& model) {
-    for_each_module(model, [&](torch::nn::Module& module, const std::string&) {
-      modes_.emplace_back(&module, module.is_training());
-    });
+  explicit ModelStateGuard(torch::nn::Module& model) : modes_(model) {
     for (const auto& buffer : model.buffers()) {
       if (buffer.defined()) {
         buffers_.push_back({buffer, buffer.detach().clone(), version(buffer)});
@@ -29,10 +24,6 @@ class ModelStateGuard {
     model.eval();
   }
   ~ModelStateGuard() {
-    // Parents come first, and `train` reaches down: each module's own mode is set last.
-    for (const auto& [module, mode] : modes_) {
-      module->train(mode);
-    }
     for (auto& saved : buffers_) {
       if (version(saved.buffer) != saved.version) {
         saved.buffer.detach().copy_(saved.copy);
@@ -57,7 +48,7 @@ class ModelStateGuard {
 
   RngGuard rng_;
   torch::NoGradGuard no_grad_;
-  std::vector<std::pair<torch::nn::Module*, bool>> modes_;
+  ModesGuard modes_;
   std::vector<SavedBuffer> buffers_;
 };
 

@@ -141,9 +141,10 @@ inline KernelAnalysis analyze_kernels(const torch::nn::Module& model) {
       return;
     }
     const auto components = kernel_components(conv->weight);
-    const auto* first = components.explained.const_data_ptr<double>();
+    const auto shares = components.explained.contiguous();
+    const auto* first = shares.const_data_ptr<double>();
     analysis.layers.push_back({path, conv->weight.sizes().vec(),
-                               std::vector<double>(first, first + components.explained.numel()),
+                               std::vector<double>(first, first + shares.numel()),
                                components.explained_variance()});
   });
   return analysis;

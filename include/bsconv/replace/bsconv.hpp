@@ -7,15 +7,16 @@
 #include <bsconv/nn/bsconv_u.hpp>
 #include <bsconv/nn/describe.hpp>
 #include <bsconv/nn/walk.hpp>
-#include <bsconv/replace/components.hpp>
+#include <bsconv/replace/batch_norm_statistics.hpp>
+#include <bsconv/replace/calibrate.hpp>
+#include <bsconv/replace/layer_plan.hpp>
+#include <bsconv/replace/layer_weights.hpp>
+#include <bsconv/replace/options.hpp>
 #include <bsconv/replace/replacer.hpp>
 #include <bsconv/replace/report.hpp>
 #include <bsconv/util/rng_guard.hpp>
 #include <bsconv/util/text.hpp>
 
-#include <algorithm>
-#include <array>
-#include <cstdint>
 #include <string>
 #include <unordered_map>
 #include <unordered_set>
@@ -24,248 +25,11 @@
 
 namespace bsconv {
 
-/// Where the weights of new layers come from.
-enum class Initialization {
-  /// LibTorch's default initialization, as in the Python package.
-  random,
-  /// The closest that the layer can come to the old weights, see `initialize_from`.
-  svd,
-};
-
-/// Which convolutions a replacement takes, and how it goes about it. `Derived` are
-/// `BSConvUReplacementOptions` or `BSConvSReplacementOptions`; setters chain.
-template <class Derived>
-class ReplacementOptions {
- public:
-  /// A kernel's height and width.
-  using KernelSize = std::array<int64_t, 2>;
-
-  /// Only convolutions with one of these kernel sizes; none means any size. Default: 3x3 and 5x5
-  Derived& kernel_sizes(std::vector<KernelSize> kernel_sizes) {
-    kernel_sizes_ = std::move(kernel_sizes);
-    return self();
-  }
-  /// The accepted kernel sizes.
-  const std::vector<KernelSize>& kernel_sizes() const { return kernel_sizes_; }
-
-  /// Only convolutions with one of these numbers of groups; none means any number. The
-  /// replacement always mixes all channels. Default: 1
-  Derived& groups(std::vector<int64_t> groups) {
-    groups_ = std::move(groups);
-    return self();
-  }
-  /// The accepted numbers of groups.
-  const std::vector<int64_t>& groups() const { return groups_; }
-
-  /// Only modules whose path matches one of these shell patterns (`stage1.*`); none means all.
-  Derived& include(std::vector<std::string> patterns) {
-    include_ = std::move(patterns);
-    return self();
-  }
-  /// The patterns to include.
-  const std::vector<std::string>& include() const { return include_; }
-
-  /// No modules whose path matches one of these shell patterns: `{"conv1"}` keeps a stem.
-  Derived& exclude(std::vector<std::string> patterns) {
-    exclude_ = std::move(patterns);
-    return self();
-  }
-  /// The patterns to exclude.
-  const std::vector<std::string>& exclude() const { return exclude_; }
-
-  /// Only convolutions with at least this many input and output channels. Default: 1
-  Derived& min_channels(int64_t min_channels) {
-    min_channels_ = min_channels;
-    return self();
-  }
-  /// The least number of channels.
-  int64_t min_channels() const { return min_channels_; }
-
-  /// Whether the new layers have batch normalizations after their pointwise parts. Default: false
-  Derived& with_bn(bool with_bn) {
-    with_bn_ = with_bn;
-    return self();
-  }
-  /// Whether the new layers have batch normalizations.
-  bool with_bn() const { return with_bn_; }
-
-  /// Options of these batch normalizations; `num_features` is set by the layer.
-  Derived& bn_options(const torch::nn::BatchNormOptions& options) {
-    bn_options_ = options;
-    return self();
-  }
-  /// Options of the batch normalizations.
-  const torch::nn::BatchNormOptions& bn_options() const { return bn_options_; }
-
-  /// Where the new weights come from. Batch normalizations, the new layers' own and those behind
-  /// them, need new statistics afterwards in any case. Default: random
-  Derived& initialization(Initialization initialization) {
-    initialization_ = initialization;
-    return self();
-  }
-  /// Where the new weights come from.
-  Initialization initialization() const { return initialization_; }
-
-  /// Leaves a convolution alone if the new layer can have less than this share, 0 to 1, of the
-  /// squared norm of its weights; the report tells. Default: 0
-  Derived& min_explained_variance(double share) {
-    min_explained_variance_ = share;
-    return self();
-  }
-  /// The least share.
-  double min_explained_variance() const { return min_explained_variance_; }
-
-  /// Reports what would be replaced and changes nothing. Default: false
-  Derived& dry_run(bool dry_run) {
-    dry_run_ = dry_run;
-    return self();
-  }
-  /// Whether nothing is changed.
-  bool dry_run() const { return dry_run_; }
-
-  /// Whether these options select `module` at `path`.
-  bool selects(const torch::nn::Module& module, const std::string& path) const {
-    const auto* conv = dynamic_cast<const torch::nn::Conv2dImpl*>(&module);
-    if (conv == nullptr || grafted_substitute(module) != nullptr) {
-      return false;
-    }
-    const auto& options = conv->options;
-    const auto any_pattern = [&](const std::vector<std::string>& patterns) {
-      return std::any_of(patterns.begin(), patterns.end(), [&](const std::string& pattern) {
-        return detail::matches(pattern, path);
-      });
-    };
-    const auto accepts = [](const auto& accepted, const auto& value) {
-      return accepted.empty() ||
-             std::find(accepted.begin(), accepted.end(), value) != accepted.end();
-    };
-    return accepts(groups_, options.groups()) && accepts(kernel_sizes_, *options.kernel_size()) &&
-           std::min(options.in_channels(), options.out_channels()) >= min_channels_ &&
-           (include_.empty() || any_pattern(include_)) && !any_pattern(exclude_);
-  }
-
- protected:
-  /// Throws `c10::ValueError` naming `function` if an option is out of range.
-  void check(const char* function) const {
-    for (const auto& size : kernel_sizes_) {
-      TORCH_CHECK_VALUE(size[0] > 0 && size[1] > 0, function,
-                        ": kernel_sizes must be at least 1, got ", size[0], "x", size[1]);
-    }
-    for (const int64_t groups : groups_) {
-      TORCH_CHECK_VALUE(groups > 0, function, ": groups must be at least 1, got ", groups);
-    }
-    TORCH_CHECK_VALUE(min_explained_variance_ >= 0.0 && min_explained_variance_ <= 1.0, function,
-                      ": min_explained_variance must be 0 to 1, got ", min_explained_variance_);
-    TORCH_CHECK_VALUE(min_channels_ > 0, function, ": min_channels must be at least 1, got ",
-                      min_channels_);
-  }
-
-  /// Options of the layer that replaces `conv`.
-  template <class LayerOptions>
-  LayerOptions layer_options(const torch::nn::Conv2dImpl& conv) const {
-    const auto& from = conv.options;
-    LayerOptions options(from.in_channels(), from.out_channels(), from.kernel_size());
-    options.stride(from.stride())
-        .padding(from.padding())
-        .dilation(from.dilation())
-        .bias(from.bias())
-        .padding_mode(from.padding_mode())
-        .with_bn(with_bn_)
-        .bn_options(bn_options_);
-    return options;
-  }
-
- private:
-  Derived& self() { return static_cast<Derived&>(*this); }
-
-  std::vector<KernelSize> kernel_sizes_ = {{3, 3}, {5, 5}};
-  std::vector<int64_t> groups_ = {1};
-  std::vector<std::string> include_;
-  std::vector<std::string> exclude_;
-  int64_t min_channels_ = 1;
-  Initialization initialization_ = Initialization::random;
-  double min_explained_variance_ = 0.0;
-  bool with_bn_ = false;
-  torch::nn::BatchNormOptions bn_options_{1};
-  bool dry_run_ = false;
-};
-
-/// Options for `replace_with_bsconv_u`.
-class BSConvUReplacementOptions : public ReplacementOptions<BSConvUReplacementOptions> {
- public:
-  /// Throws `c10::ValueError` if an option is out of range.
-  void validate() const { check("replace_with_bsconv_u"); }
-
-  /// The layer that replaces `conv`.
-  BSConvU make(const torch::nn::Conv2dImpl& conv) const {
-    return BSConvU(layer_options<BSConvUOptions>(conv));
-  }
-};
-
-/// Options for `replace_with_bsconv_s`.
-class BSConvSReplacementOptions : public ReplacementOptions<BSConvSReplacementOptions> {
- public:
-  /// The width of the bottlenecks relative to the input channels, 0 to 1. Default: 0.25
-  BSConvSReplacementOptions& p(double p) {
-    p_ = p;
-    return *this;
-  }
-  /// The relative width of the bottlenecks.
-  double p() const { return p_; }
-
-  /// The least number of channels in a bottleneck. Default: 4
-  BSConvSReplacementOptions& min_mid_channels(int64_t min_mid_channels) {
-    min_mid_channels_ = min_mid_channels;
-    return *this;
-  }
-  /// The least number of channels in a bottleneck.
-  int64_t min_mid_channels() const { return min_mid_channels_; }
-
-  /// Throws `c10::ValueError` if an option is out of range.
-  void validate() const {
-    check("replace_with_bsconv_s");
-    BSConvSOptions(1, 1, 1).p(p_).min_mid_channels(min_mid_channels_).validate();
-  }
-
-  /// The layer that replaces `conv`.
-  BSConvS make(const torch::nn::Conv2dImpl& conv) const {
-    return BSConvS(layer_options<BSConvSOptions>(conv).p(p_).min_mid_channels(min_mid_channels_));
-  }
-
- private:
-  double p_ = 0.25;
-  int64_t min_mid_channels_ = 4;
-};
-
 namespace detail {
 
-// Whether the new layer comes near enough to the old weights; otherwise a row says so.
-template <class Options>
-bool explains_enough(const torch::nn::Module& module, const std::string& path,
-                     const Options& options, std::vector<Replacement>& kept) {
-  const RngGuard rng;
-  const auto& conv = dynamic_cast<const torch::nn::Conv2dImpl&>(module);
-  auto layer = options.make(conv);
-  const double share = conv.options.groups() == 1 ? initialize_from(*layer, conv) : 0.0;
-  if (share >= options.min_explained_variance()) {
-    return true;
-  }
-  Replacement row;
-  row.path = path;
-  row.old_type = describe(module);
-  row.new_type = describe(*layer);
-  row.parameters_before = row.parameters_after = parameter_count(module);
-  row.reason = "the new layer would have " + fixed(100.0 * share, 1) +
-               " % of its weights' squared norm, less than " +
-               fixed(100.0 * options.min_explained_variance(), 1) + " %";
-  row.explained_variance = share;
-  kept.push_back(std::move(row));
-  return false;
-}
-
-template <class Options>
-ReplacementReport replace_convolutions(torch::nn::Module& model, const Options& options) {
-  options.validate();
+/// The convolutions that are parts of a BSConv layer of `model`.
+inline std::unordered_set<const torch::nn::Module*> parts_of_layers(
+    const torch::nn::Module& model) {
   std::unordered_set<const torch::nn::Module*> parts;
   for_each_module(model, [&](const torch::nn::Module& module, const std::string&) {
     if (dynamic_cast<const BSConvUImpl*>(&module) != nullptr ||
@@ -275,33 +39,84 @@ ReplacementReport replace_convolutions(torch::nn::Module& model, const Options& 
       }
     }
   });
+  return parts;
+}
+
+/// A row for a convolution that the new layer would not come near enough to.
+template <class Options>
+Replacement too_far(const LayerPlan& plan, const Options& options) {
+  Replacement row;
+  row.path = plan.path;
+  row.old_type = describe(*plan.conv);
+  row.new_type = describe(*options.make(*plan.conv, plan.shape.terms).ptr());
+  row.parameters_before = row.parameters_after = parameter_count(*plan.conv);
+  row.reason = "the new layer would have " + fixed(100.0 * plan.explained_variance, 1);
+  row.reason += " % of its weights' squared norm, less than " +
+                fixed(100.0 * options.min_explained_variance(), 1) + " %";
+  row.explained_variance = plan.explained_variance;
+  return row;
+}
+
+template <class Options>
+ReplacementReport replace_convolutions(torch::nn::Module& model, const Options& options) {
+  options.validate();
+  const auto parts = parts_of_layers(model);
+  std::unordered_map<const torch::nn::Module*, LayerPlan> plans;
+  std::vector<LayerPlan> chosen;
   std::vector<Replacement> kept;
-  std::unordered_map<std::string, double> shares;
-  const auto filter = [&](const torch::nn::Module& module, const std::string& path) {
+  for_each_module(model, [&](torch::nn::Module& module, const std::string& path) {
     if (parts.count(&module) != 0 || !options.selects(module, path)) {
-      return false;
+      return;
     }
-    return options.min_explained_variance() == 0.0 || explains_enough(module, path, options, kept);
-  };
-  const auto transformer = [&](const torch::nn::Module& module, const std::string& path) {
-    const auto& conv = dynamic_cast<const torch::nn::Conv2dImpl&>(module);
-    auto layer = options.make(conv);
-    if (options.initialization() == Initialization::svd) {
-      TORCH_CHECK_VALUE(conv.options.groups() == 1, "'", path,
-                        "': the weights of a convolution with ", conv.options.groups(),
-                        " groups can't be kept");
-      shares[path] = initialize_from(*layer, conv);
+    const auto plan = make_plan(dynamic_cast<torch::nn::Conv2dImpl&>(module), path, options);
+    if (plan.explained_variance < options.min_explained_variance()) {
+      const RngGuard rng;
+      kept.push_back(too_far(plan, options));
+    } else {
+      plans.emplace(&module, plan);
+      chosen.push_back(plan);
     }
-    return torch::nn::AnyModule(layer);
+  });
+  CalibratedLayers calibrated;
+  if (options.initialization() == Initialization::data && !options.dry_run()) {
+    calibrated = calibrate(model, options.calibration(), chosen);
+  }
+  const auto transformer = [&](const torch::nn::Module& module, const std::string&) {
+    const auto& plan = plans.at(&module);
+    auto layer = options.make(*plan.conv, plan.shape.terms);
+    const auto fitted = calibrated.find(&module);
+    if (fitted != calibrated.end()) {
+      set_weights(*layer.ptr(), fitted->second.weights);
+      set_inner_statistics(*layer.ptr(), fitted->second);
+    } else if (options.initialization() == Initialization::svd) {
+      initialize_from(*layer.ptr(), *plan.conv);
+    }
+    return layer;
   };
+  const auto filter = [&](const torch::nn::Module& module, const std::string&) {
+    return plans.count(&module) != 0;
+  };
+  std::unordered_map<std::string, const torch::nn::Module*> places;
+  for (const auto& plan : chosen) {
+    places.emplace(plan.path, plan.conv);
+  }
   auto report = Replacer({{filter, transformer}}).apply(model, options.dry_run());
   for (auto& row : report.rows) {
-    const auto share = shares.find(row.path);
-    if (share != shares.end()) {
-      row.explained_variance = share->second;
+    const auto place = places.find(row.path);
+    if (place == places.end() || options.initialization() == Initialization::random) {
+      continue;
+    }
+    row.explained_variance = plans.at(place->second).explained_variance;
+    const auto fitted = calibrated.find(place->second);
+    if (fitted != calibrated.end()) {
+      row.output_error = fitted->second.output_error;
     }
   }
   report.rows.insert(report.rows.end(), kept.begin(), kept.end());
+  if (!calibrated.empty() && options.calibration().batch_norm_statistics()) {
+    estimate_batch_norm_statistics(model, options.calibration().forward(),
+                                   options.calibration().batches());
+  }
   return report;
 }
 

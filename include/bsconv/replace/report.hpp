@@ -39,9 +39,12 @@ struct Replacement {
   ReplacementKind kind = ReplacementKind::refused;
   /// Why it was not; empty if it was.
   std::string reason;
-  /// The share of the squared norm of the old weights that the new ones have, 0 to 1, if they were
-  /// made of them.
+  /// The share of the squared norm of the old weights that the new layer can have, 0 to 1, and has
+  /// with `Initialization::svd`.
   std::optional<double> explained_variance;
+  /// With `Initialization::data`, the mean squared error of the layer's outputs over the
+  /// calibration relative to their variance: 0 is exact, 1 no better than a constant.
+  std::optional<double> output_error;
 };
 
 /// What a replacement did to a model, or would do.
@@ -86,6 +89,9 @@ class ReplacementReport {
              << change(row.parameters_before, row.parameters_after);
         if (row.explained_variance) {
           text << "; explains " << detail::fixed(100.0 * *row.explained_variance, 1) << " %";
+        }
+        if (row.output_error) {
+          text << "; output error " << detail::fixed(100.0 * *row.output_error, 1) << " %";
         }
         text << ")\n";
       }
