@@ -34,7 +34,8 @@ TEST(KernelComponents, EqualTheFirstSingularVectors) {
     const auto share = s.select(1, 0).square() / s.square().sum(1);
     EXPECT_TRUE(torch::allclose(components.explained.squeeze(1), share, 1e-8, 1e-10)) << seed;
     // The root of the singular value stands on each side.
-    EXPECT_TRUE(torch::allclose(components.pointwise.flatten(1).norm(2, 1), s.select(1, 0).sqrt(), 1e-8));
+    EXPECT_TRUE(
+        torch::allclose(components.pointwise.flatten(1).norm(2, 1), s.select(1, 0).sqrt(), 1e-8));
     EXPECT_TRUE(
         torch::allclose(components.depthwise.flatten(1).norm(2, 1), s.select(1, 0).sqrt(), 1e-8));
   }
@@ -145,8 +146,12 @@ TEST(KernelAnalysis, ListsTheConvolutionsThatCouldBeReplaced) {
     ++count;
   }
   EXPECT_EQ(count, 1 + 10 + 8);
-  EXPECT_THAT(analysis.to_svg(), HasSubstr("<svg xmlns"));
-  EXPECT_THAT(analysis.to_svg(), HasSubstr("10 filters"));
+  const auto svg = analysis.to_svg();
+  EXPECT_THAT(svg, HasSubstr("<svg xmlns"));
+  EXPECT_THAT(svg, HasSubstr(">all layers</text>"));
+  EXPECT_THAT(svg, HasSubstr(">2</text>"));
+  // The first layer's ten filters are blueprints.
+  EXPECT_THAT(svg, HasSubstr("<title>95 to 100: 10</title>"));
 }
 
 }  // namespace

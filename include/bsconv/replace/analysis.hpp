@@ -6,6 +6,7 @@
 #include <bsconv/nn/graft.hpp>
 #include <bsconv/nn/walk.hpp>
 #include <bsconv/replace/components.hpp>
+#include <bsconv/util/svg.hpp>
 #include <bsconv/util/text.hpp>
 
 #include <algorithm>
@@ -84,40 +85,35 @@ struct KernelAnalysis {
     return text.str();
   }
 
-  /// A histogram of all filters' shares, as an SVG image.
+  /// Histograms of the filters' shares, of all layers and of each, as an SVG image.
   std::string to_svg() const {
-    constexpr std::size_t bins = 20;
-    std::array<std::size_t, bins> counts{};
+    std::vector<double> all;
     for (const auto& layer : layers) {
-      for (const double share : layer.explained) {
-        ++counts[std::min(bins - 1, static_cast<std::size_t>(share * bins))];
-      }
+      all.insert(all.end(), layer.explained.begin(), layer.explained.end());
     }
-    const std::size_t most =
-        std::max<std::size_t>(1, *std::max_element(counts.begin(), counts.end()));
-    constexpr double width = 24.0;
-    constexpr double height = 200.0;
-    std::ostringstream svg;
-    svg << R"(<svg xmlns="http://www.w3.org/2000/svg" width="540" height="270" font-family="sans-serif")"
-        << R"( font-size="12">)" << '\n';
-    for (std::size_t bin = 0; bin < bins; ++bin) {
-      const double bar = height * static_cast<double>(counts[bin]) / static_cast<double>(most);
-      const double x = 40.0 + width * static_cast<double>(bin);
-      svg << R"(<rect x=")" << x << R"(" y=")" << 20.0 + height - bar << R"(" width=")"
-          << width - 2.0 << R"(" height=")" << bar << R"(" fill="#4878a8"><title>)" << counts[bin]
-          << " filters</title></rect>\n";
+    std::vector<svg::Plot> plots = {histogram("all layers", all)};
+    for (const auto& layer : layers) {
+      plots.push_back(histogram(layer.path.empty() ? "(model)" : layer.path, layer.explained));
     }
-    for (int tick = 0; tick <= 100; tick += 20) {
-      svg << R"(<text x=")" << 40.0 + width * bins * tick / 100.0
-          << R"(" y="238" text-anchor="middle">)" << tick << " %</text>\n";
-    }
-    svg << R"(<text x="280" y="260" text-anchor="middle">variance of a filter that its first principal )"
-        << "component explains</text>\n<text x=\"36\" y=\"26\" text-anchor=\"end\">" << most
-        << "</text>\n</svg>\n";
-    return svg.str();
+    return svg::grid(plots, 4);
   }
 
  private:
+  static svg::Plot histogram(const std::string& title, const std::vector<double>& shares) {
+    constexpr std::size_t bins = 20;
+    std::vector<double> edges;
+    for (std::size_t edge = 0; edge <= bins; ++edge) {
+      edges.push_back(100.0 * static_cast<double>(edge) / bins);
+    }
+    std::vector<double> counts(bins, 0.0);
+    for (const double share : shares) {
+      counts[std::min(bins - 1, static_cast<std::size_t>(share * bins))] += 1.0;
+    }
+    svg::Plot plot(title, "variance in the first component / %", "filters");
+    plot.bars("", edges, counts).x_range(0.0, 100.0).size(320, 220);
+    return plot;
+  }
+
   static std::string percent(double share) { return detail::fixed(100.0 * share, 1) + " %"; }
 
   static std::string shape_text(const std::vector<int64_t>& shape) {
