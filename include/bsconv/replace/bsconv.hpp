@@ -103,10 +103,14 @@ ReplacementReport replace_convolutions(torch::nn::Module& model, const Options& 
   auto report = Replacer({{filter, transformer}}).apply(model, options.dry_run());
   for (auto& row : report.rows) {
     const auto place = places.find(row.path);
-    if (place == places.end() || options.initialization() == Initialization::random) {
+    if (place == places.end()) {
       continue;
     }
-    row.explained_variance = plans.at(place->second).explained_variance;
+    const auto& plan = plans.at(place->second);
+    row.terms = plan.shape.terms;
+    if (options.initialization() != Initialization::random) {
+      row.explained_variance = plan.explained_variance;
+    }
     const auto fitted = calibrated.find(place->second);
     if (fitted != calibrated.end()) {
       row.output_error = fitted->second.output_error;

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <ostream>
 #include <sstream>
@@ -39,6 +40,8 @@ struct Replacement {
   ReplacementKind kind = ReplacementKind::refused;
   /// Why it was not; empty if it was.
   std::string reason;
+  /// How many layers, added up, took its place (see `BSConvSum`).
+  int64_t terms = 1;
   /// The share of the squared norm of the old weights that the new layer can have, 0 to 1, and has
   /// with `Initialization::svd`.
   std::optional<double> explained_variance;
@@ -69,6 +72,17 @@ class ReplacementReport {
       count += row.kind == ReplacementKind::refused ? 1 : 0;
     }
     return count;
+  }
+
+  /// The terms of each replaced module by its path, for `ReplacementOptions::layer_terms`.
+  std::map<std::string, int64_t> layer_terms() const {
+    std::map<std::string, int64_t> terms;
+    for (const auto& row : rows) {
+      if (row.kind != ReplacementKind::refused) {
+        terms.emplace(row.path, row.terms);
+      }
+    }
+    return terms;
   }
 
   /// The report as text: verbosity 0 prints nothing, 1 the number of modules and the parameters
