@@ -144,11 +144,54 @@ TEST_F(Cli, AnalyzesAndReplacesATrainedModel) {
       bsconv::create_model("cifar_resnet20_bsconvs_p1d4", bsconv::ModelOptions().num_classes(7));
   bsconv::weights::load_state_dict(*model, bsconv::weights::load_weights(out).tensors);
   EXPECT_LT(bsconv::regularization_loss(*model).item<double>(), 1e-3);
+  const auto svg = (directory.path() / "a.svg").string();
+  ASSERT_EQ(
+      run({"analyze", "cifar_resnet20", "--weights", weights, "--format", "svg", "--out", svg})
+          .code,
+      0);
+  EXPECT_THAT(bsconv_test::read_file(svg), HasSubstr(">backbone.stage1.unit1.conv1.conv</text>"));
   EXPECT_EQ(run({"analyze", "cifar_resnet20"}).code, 2);
   EXPECT_EQ(
       run({"replace", "cifar_resnet20", "--weights", weights, "--by", "bsconvx", "--out", out})
           .code,
       2);
+}
+
+TEST_F(Cli, ReplacesBySampleImages) {
+  const TemporaryDirectory directory;
+  const auto weights = (directory.path() / "a.safetensors").string();
+  const auto out = (directory.path() / "b.safetensors").string();
+  torch::manual_seed(2);
+  bsconv::weights::save_weights(weights,
+                                bsconv::weights::state_dict(*bsconv::create_model(
+                                    "cifar_resnet20", bsconv::ModelOptions().num_classes(10))));
+  std::vector<std::string> arguments = {"replace",
+                                        "cifar_resnet20",
+                                        "--weights",
+                                        weights,
+                                        "--by",
+                                        "bsconvu",
+                                        "--out",
+                                        out,
+                                        "--initialization",
+                                        "data",
+                                        "--calibration-images",
+                                        "16"};
+  EXPECT_EQ(run(arguments).code, 2);
+  arguments.insert(arguments.end(), {"--dataset", "digits"});
+  const auto single = run(arguments);
+  ASSERT_EQ(single.code, 0) << single.output;
+  EXPECT_THAT(single.output, HasSubstr("; output error "));
+  auto named =
+      bsconv::create_model("cifar_resnet20_bsconvu", bsconv::ModelOptions().num_classes(10));
+  bsconv::weights::load_state_dict(*named, bsconv::weights::load_weights(out).tensors);
+  const auto sums =
+      run({"replace", "cifar_resnet20", "--weights", weights, "--by", "bsconvu", "--out", out,
+           "--explained-variance", "0.6", "--min-explained-variance", "0.1"});
+  ASSERT_EQ(sums.code, 0) << sums.output;
+  EXPECT_THAT(sums.output, HasSubstr("bsconv::BSConvSum(terms="));
+  EXPECT_THAT(sums.output, HasSubstr("the weights of a cifar_resnet20 with these replacements"));
+  EXPECT_EQ(bsconv::weights::load_weights(out).metadata.at("architecture"), "cifar_resnet20");
 }
 
 TEST_F(Cli, WrongArgumentsExitWithTwo) {

@@ -1,15 +1,20 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 // What a replacement would cost a trained model, and doing it.
+#include <bsconv/data.hpp>
 #include <bsconv/replace.hpp>
 #include <bsconv/train/checkpoint.hpp>
 #include <bsconv/weights.hpp>
+#include <bsconv/weights/atomic_file.hpp>
 #include <bsconv/zoo.hpp>
 
+#include <algorithm>
 #include <cstdint>
 #include <filesystem>
 #include <iostream>
+#include <map>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "commands.hpp"
 #include "common.hpp"
@@ -37,6 +42,8 @@ struct TrainedModel {
   std::string name;
   bsconv::Layer model{nullptr};
   int64_t classes = 0;
+  // Of the run; unknown from a weight file.
+  std::string dataset;
 };
 
 // The number of classes is the length of the classifier's bias.
@@ -58,6 +65,7 @@ TrainedModel load(const TrainedModelArguments& arguments) {
     const auto checkpoint = bsconv::train::load_checkpoint(path);
     loaded.name = checkpoint.info.architecture;
     loaded.classes = checkpoint.info.num_classes();
+    loaded.dataset = checkpoint.info.dataset;
     loaded.model = load_model(checkpoint, torch::kCPU);
     return loaded;
   }
@@ -73,28 +81,83 @@ TrainedModel load(const TrainedModelArguments& arguments) {
 struct AnalyzeArguments {
   TrainedModelArguments trained;
   std::string format = "table";
+  std::filesystem::path out;
 };
 
 void analyze(const AnalyzeArguments& arguments) {
   const auto loaded = load(arguments.trained);
   const auto analysis = bsconv::analyze_kernels(loaded.model);
-  std::cout << (arguments.format == "csv"   ? analysis.to_csv()
-                : arguments.format == "svg" ? analysis.to_svg()
-                                            : analysis.to_table());
+  const auto text = arguments.format == "csv"   ? analysis.to_csv()
+                    : arguments.format == "svg" ? analysis.to_svg()
+                                                : analysis.to_table();
+  if (arguments.out.empty()) {
+    std::cout << text;
+    return;
+  }
+  bsconv::weights::write_text_file(arguments.out, text);
+  std::cout << "Wrote " << arguments.out.native() << '\n';
 }
 
 struct ReplaceArguments {
   TrainedModelArguments trained;
   std::string variant;
   std::string initialization = "svd";
+  std::string dataset;
+  std::filesystem::path data_root;
+  int64_t calibration_images = 512;
+  int64_t terms = 1;
+  double explained_variance = 0.0;
+  double min_explained_variance = 0.0;
   std::filesystem::path out;
 };
 
+// Batches of training images, evenly spread over the data set.
+std::vector<torch::Tensor> calibration_batches(const ReplaceArguments& arguments,
+                                               const std::string& dataset_name, int64_t classes) {
+  const auto dataset = load_dataset(dataset_name, arguments.data_root, bsconv::data::Split::train);
+  TORCH_CHECK(dataset.num_classes() == classes, "the model has ", classes, " classes, ",
+              dataset_name, " has ", dataset.num_classes());
+  const int64_t images = std::min(arguments.calibration_images, dataset.size());
+  const auto step = static_cast<double>(dataset.size()) / static_cast<double>(images);
+  const auto chosen = (torch::arange(images, torch::kDouble) * step).to(torch::kLong);
+  const bsconv::data::DataLoader loader(dataset.subset(chosen));
+  std::vector<torch::Tensor> batches;
+  for (int64_t index = 0; index < loader.num_batches(); ++index) {
+    batches.push_back(loader.get(0, index).images);
+  }
+  return batches;
+}
+
 template <class Options>
-Options with_initialization(Options options, const std::string& name) {
-  options.initialization(name == "svd" ? bsconv::Initialization::svd
-                                       : bsconv::Initialization::random);
-  return options;
+Options with_arguments(Options options, const ReplaceArguments& arguments,
+                       const TrainedModel& loaded) {
+  options.terms(arguments.terms)
+      .explained_variance(arguments.explained_variance)
+      .min_explained_variance(arguments.min_explained_variance);
+  if (arguments.initialization == "random") {
+    return options.initialization(bsconv::Initialization::random);
+  }
+  if (arguments.initialization == "svd") {
+    return options.initialization(bsconv::Initialization::svd);
+  }
+  const auto dataset = arguments.dataset.empty() ? loaded.dataset : arguments.dataset;
+  if (dataset.empty()) {
+    throw UsageError("--initialization data needs --dataset, the images to calibrate with");
+  }
+  return options.initialization(bsconv::Initialization::data)
+      .calibration({loaded.model, calibration_batches(arguments, dataset, loaded.classes)});
+}
+
+bsconv::ReplacementReport replace_layers(TrainedModel& loaded, const bsconv::ModelName& name,
+                                         const ReplaceArguments& arguments) {
+  if (name.variant == bsconv::ModelVariant::bsconvu) {
+    return bsconv::replace_with_bsconv_u(
+        *loaded.model, with_arguments(bsconv::BSConvUReplacementOptions(), arguments, loaded));
+  }
+  return bsconv::replace_with_bsconv_s(
+      *loaded.model,
+      with_arguments(bsconv::BSConvSReplacementOptions().p(name.p.value()).with_bn(true), arguments,
+                     loaded));
 }
 
 void replace(const ReplaceArguments& arguments) {
@@ -115,22 +178,21 @@ void replace(const ReplaceArguments& arguments) {
     throw UsageError("replace: the variants of MobileNets are other architectures; '" + target +
                      "' can't be made of '" + loaded.name + "'");
   }
-  const auto report =
-      name.variant == bsconv::ModelVariant::bsconvu
-          ? bsconv::replace_with_bsconv_u(
-                *loaded.model,
-                with_initialization(bsconv::BSConvUReplacementOptions(), arguments.initialization))
-          : bsconv::replace_with_bsconv_s(
-                *loaded.model,
-                with_initialization(
-                    bsconv::BSConvSReplacementOptions().p(name.p.value()).with_bn(true),
-                    arguments.initialization));
-  // What is written is what the name's model reads.
+  const auto report = replace_layers(loaded, name, arguments);
   const auto state = bsconv::weights::state_dict(*loaded.model);
-  bsconv::weights::load_state_dict(*make_model(target, loaded.classes, 3), state);
-  bsconv::weights::save_weights(arguments.out, state, {{"architecture", target}});
-  std::cout << report << "Wrote the weights of a " << target << " to " << arguments.out.native()
-            << ". Its batch normalizations need new statistics: train it on.\n";
+  // Without sums and floors it is what the name's model reads.
+  const bool named =
+      bsconv::weights::compare_state_dict(*make_model(target, loaded.classes, 3), state).empty();
+  std::map<std::string, std::string> metadata = {{"architecture", named ? target : loaded.name}};
+  if (!named) {
+    metadata["replacement"] = report.to_string(2);
+  }
+  bsconv::weights::save_weights(arguments.out, state, metadata);
+  std::cout << report << "Wrote the weights of a " << (named ? target : loaded.name)
+            << (named ? "" : " with these replacements") << " to " << arguments.out.native()
+            << (arguments.initialization == "data"
+                    ? ".\n"
+                    : ". Its batch normalizations need new statistics: train it on.\n");
 }
 
 }  // namespace
@@ -142,9 +204,10 @@ void add_analyze_command(CLI::App& app) {
   add_trained_model(*command, arguments->trained);
   command
       ->add_option("--format", arguments->format,
-                   "A table of the layers, CSV of the filters, or a histogram as SVG")
+                   "A table of the layers, CSV of the filters, or histograms as SVG")
       ->check(CLI::IsMember({"table", "csv", "svg"}))
       ->capture_default_str();
+  command->add_option("--out", arguments->out, "The file to write; default: standard output");
   command->callback([arguments] { analyze(*arguments); });
 }
 
@@ -156,9 +219,35 @@ void add_replace_command(CLI::App& app) {
   command->add_option("--by", arguments->variant, "bsconvu, or bsconvs_pXdY")->required();
   command
       ->add_option("--initialization", arguments->initialization,
-                   "Where the new weights come from: svd keeps what comes closest to the old")
-      ->check(CLI::IsMember({"svd", "random"}))
+                   "Where the new weights come from: svd keeps what comes closest to the old "
+                   "weights, data what comes closest to the old outputs on training images")
+      ->check(CLI::IsMember({"random", "svd", "data"}))
       ->capture_default_str();
+  command->add_option("--data-root", arguments->data_root, "Directory of the data set's files");
+  command
+      ->add_option("--dataset", arguments->dataset,
+                   "Data set to calibrate with; default: the checkpoint's")
+      ->check(CLI::IsMember(dataset_names()));
+  command
+      ->add_option("--calibration-images", arguments->calibration_images,
+                   "How many training images to calibrate with")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command
+      ->add_option("--terms", arguments->terms,
+                   "How many BSConv layers, added up, a convolution becomes")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command
+      ->add_option(
+          "--explained-variance", arguments->explained_variance,
+          "Choose the terms of each layer: the fewest that can have this share, 0 to 1, of "
+          "its weights' squared norm, with no more parameters than before")
+      ->check(CLI::Range(0.0, 1.0));
+  command
+      ->add_option("--min-explained-variance", arguments->min_explained_variance,
+                   "Leave a layer alone that would have less than this share, 0 to 1")
+      ->check(CLI::Range(0.0, 1.0));
   command->add_option("--out", arguments->out, "The file to write: .safetensors, .pth, .pt or .bin")
       ->required();
   command->callback([arguments] { replace(*arguments); });
