@@ -4,11 +4,31 @@
 
 #include <exception>
 #include <iostream>
+#include <limits>
+
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
 
 #include "commands.hpp"
 #include "common.hpp"
 
+namespace {
+
+// Every step of training and every batch needs the same memory again. The C library gives large
+// blocks back to the system at once and gets them anew, page by page, which takes a quarter of the
+// time of a small network; here it keeps them.
+void keep_memory() {
+#if defined(__GLIBC__)
+  mallopt(M_MMAP_MAX, 0);
+  mallopt(M_TRIM_THRESHOLD, std::numeric_limits<int>::max());
+#endif
+}
+
+}  // namespace
+
 int main(int argc, char** argv) {
+  keep_memory();
   using bsconv_program::ExitCode;
   CLI::App app{"Blueprint separable convolutions: models, their cost, training and use", "bsconv"};
   app.footer(

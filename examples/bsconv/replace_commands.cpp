@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 // What a replacement would cost a trained model, and doing it.
-#include <bsconv/data.hpp>
 #include <bsconv/replace.hpp>
 #include <bsconv/train/checkpoint.hpp>
 #include <bsconv/weights.hpp>
@@ -18,6 +17,7 @@
 
 #include "commands.hpp"
 #include "common.hpp"
+#include "data_sets.hpp"
 
 namespace bsconv_program {
 
@@ -111,19 +111,23 @@ struct ReplaceArguments {
   std::filesystem::path out;
 };
 
-// Batches of training images, evenly spread over the data set.
+// Training images in random order, prepared as for training.
 std::vector<torch::Tensor> calibration_batches(const ReplaceArguments& arguments,
-                                               const std::string& dataset_name, int64_t classes) {
-  const auto dataset = load_dataset(dataset_name, arguments.data_root, bsconv::data::Split::train);
-  TORCH_CHECK(dataset.num_classes() == classes, "the model has ", classes, " classes, ",
-              dataset_name, " has ", dataset.num_classes());
-  const int64_t images = std::min(arguments.calibration_images, dataset.size());
-  const auto step = static_cast<double>(dataset.size()) / static_cast<double>(images);
-  const auto chosen = (torch::arange(images, torch::kDouble) * step).to(torch::kLong);
-  const bsconv::data::DataLoader loader(dataset.subset(chosen));
+                                               const std::string& dataset, int64_t classes,
+                                               int64_t side) {
+  DataRequest request;
+  request.dataset = dataset;
+  request.root = arguments.data_root;
+  request.side = side;
+  const auto images = open_training_images(request);
+  const auto found = static_cast<int64_t>(images.class_names.size());
+  TORCH_CHECK(found == classes, "the model has ", classes, " classes, ", dataset, " has ", found);
   std::vector<torch::Tensor> batches;
-  for (int64_t index = 0; index < loader.num_batches(); ++index) {
-    batches.push_back(loader.get(0, index).images);
+  int64_t left = arguments.calibration_images;
+  for (int64_t index = 0; left > 0 && index < images.batches->num_batches(); ++index) {
+    const auto batch = images.batches->get(0, index).images;
+    batches.push_back(batch.slice(0, 0, std::min(left, batch.size(0))));
+    left -= batches.back().size(0);
   }
   return batches;
 }
@@ -145,7 +149,8 @@ Options with_arguments(Options options, const ReplaceArguments& arguments,
     throw UsageError("--initialization data needs --dataset, the images to calibrate with");
   }
   return options.initialization(bsconv::Initialization::data)
-      .calibration({loaded.model, calibration_batches(arguments, dataset, loaded.classes)});
+      .calibration({loaded.model, calibration_batches(arguments, dataset, loaded.classes,
+                                                      input_size(loaded.name))});
 }
 
 bsconv::ReplacementReport replace_layers(TrainedModel& loaded, const bsconv::ModelName& name,
