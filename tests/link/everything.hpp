@@ -5,6 +5,7 @@
 #include <bsconv/bsconv.hpp>
 #include <bsconv/data.hpp>
 #include <bsconv/data/image_file.hpp>
+#include <bsconv/export.hpp>
 #include <bsconv/infer.hpp>
 #include <bsconv/profile/json.hpp>
 #include <bsconv/train.hpp>
