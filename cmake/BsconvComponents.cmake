@@ -2,15 +2,16 @@
 #
 # The components: targets for headers that need more than LibTorch.
 #
-#   bsconv::json    nlohmann/json: weights/, train/, profile/json.hpp
+#   bsconv::json      nlohmann/json: weights/, train/, profile/json.hpp
 #   bsconv::images    libpng and libjpeg-turbo: data/image_file.hpp, data/file_loader.hpp
 #   bsconv::archives  libarchive: data/archive.hpp, data/cifar_archive.hpp
 #   bsconv::dogs      libarchive, matio and libcrypto: data/stanford_dogs.hpp, data/matlab.hpp,
 #                     data/md5.hpp
 #   bsconv::toml      toml++, and json: train/settings_file.hpp
 #   bsconv::plot      cairo: plot/
+#   bsconv::onnx      protozero: export/
 
-set(BSCONV_COMPONENTS json images archives dogs toml plot)
+set(BSCONV_COMPONENTS json images archives dogs toml plot onnx)
 
 # Defines bsconv::<component>; `error` says what is missing, or is empty.
 function(bsconv_add_component component error)
@@ -18,6 +19,7 @@ function(bsconv_add_component component error)
   if(TARGET bsconv::${component})
     return()
   endif()
+  set(include_directories "")
   if(component STREQUAL "json")
     find_package(nlohmann_json 3.9 QUIET)
     if(NOT nlohmann_json_FOUND)
@@ -87,6 +89,17 @@ function(bsconv_add_component component error)
       target_link_libraries(bsconv_cairo INTERFACE "${BSCONV_CAIRO_LIBRARY}")
     endif()
     set(libraries bsconv_cairo)
+  elseif(component STREQUAL "onnx")
+    # Protozero is headers alone and installs no package file.
+    find_path(BSCONV_PROTOZERO_INCLUDE_DIR protozero/pbf_writer.hpp)
+    mark_as_advanced(BSCONV_PROTOZERO_INCLUDE_DIR)
+    if(NOT BSCONV_PROTOZERO_INCLUDE_DIR)
+      set(${error} "bsconv component 'onnx' needs protozero: apt-get install libprotozero-dev"
+          PARENT_SCOPE)
+      return()
+    endif()
+    set(libraries "")
+    set(include_directories "${BSCONV_PROTOZERO_INCLUDE_DIR}")
   else()
     list(JOIN BSCONV_COMPONENTS ", " known)
     set(${error} "bsconv has no component '${component}'; it has ${known}" PARENT_SCOPE)
@@ -94,5 +107,6 @@ function(bsconv_add_component component error)
   endif()
   add_library(bsconv_component_${component} INTERFACE IMPORTED GLOBAL)
   target_link_libraries(bsconv_component_${component} INTERFACE bsconv::bsconv ${libraries})
+  target_include_directories(bsconv_component_${component} INTERFACE ${include_directories})
   add_library(bsconv::${component} ALIAS bsconv_component_${component})
 endfunction()

@@ -102,10 +102,8 @@ class Recorder : public OperatorObserver, public ValueTracker {
       return false;
     }
     node.inputs.insert(node.inputs.begin(), *find(in[0].toTensor()));
-    if (node.kind == NodeKind::alias) {
-      note_operator(call, node);
-      node.results = {{0, -1}};
-    }
+    note_operator(call, node);
+    node.results = {{0, -1}};
     make(node, output);
     return true;
   }
@@ -206,6 +204,8 @@ class Recorder : public OperatorObserver, public ValueTracker {
       return false;
     }
     node.inputs = {id};
+    note_operator(call, node);
+    node.results = {{0, -1}};
     make(node, call.outputs[0].toTensor());
     return true;
   }
@@ -361,7 +361,7 @@ class Recorder : public OperatorObserver, public ValueTracker {
            sizes[1] == input.sizes[1] && pixels(sizes) == 1;
   }
 
-  // Remembers the operator itself, for LibTorch to run it.
+  // Remembers the operator itself, for LibTorch to run it or for another format.
   void note_operator(const OperatorCall& call, Node& node) {
     node.op = call.op;
     node.arguments = call.inputs;

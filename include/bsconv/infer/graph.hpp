@@ -46,6 +46,8 @@ struct Value {
   std::optional<std::size_t> producer;
   /// How many nodes use it; the model's result counts as a use.
   std::size_t uses = 0;
+  /// The type of its elements.
+  torch::ScalarType dtype = torch::kFloat;
   /// Whether it is of floats on the CPU with the shape `[N, C, H, W]` or `[N, C]`.
   bool image = false;
 };
@@ -97,15 +99,16 @@ struct Node {
   /// Which of the model's tensors its weights were made of: equal lists make equal weights.
   std::vector<int64_t> origin;
 
-  /// Other: the operator and its arguments; a tensor that is a value stands in `values`.
+  /// The operator and its arguments; a tensor that is a value stands in `values`. A plan keeps
+  /// them for `other` alone.
   std::optional<c10::OperatorHandle> op;
-  /// Other: its arguments in the captured run.
+  /// Its arguments in the captured run.
   std::vector<c10::IValue> arguments;
-  /// Other: position in `arguments`, position in a list there or -1, value.
+  /// Position in `arguments`, position in a list there or -1, value.
   std::vector<std::array<int64_t, 3>> values;
-  /// Other: position of each output among the results, position in a list there or -1.
+  /// Position of each output among the results, position in a list there or -1.
   std::vector<std::array<int64_t, 2>> results;
-  /// Other: the argument that it writes to, or -1.
+  /// The argument that it writes to, or -1.
   int64_t writes = -1;
 
   /// Whether it has weights for one channel each.
@@ -142,6 +145,7 @@ struct Graph {
   std::size_t add_value(const torch::Tensor& tensor) {
     Value value;
     value.sizes = tensor.sizes().vec();
+    value.dtype = tensor.scalar_type();
     value.image = tensor.scalar_type() == torch::kFloat && tensor.device().is_cpu() &&
                   tensor.layout() == torch::kStrided && (tensor.dim() == 4 || tensor.dim() == 2) &&
                   tensor.numel() > 0;

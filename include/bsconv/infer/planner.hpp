@@ -413,6 +413,11 @@ class Planner {
   void drop_what_is_packed() {
     for (auto& node : graph().nodes) {
       node.weight = node.bias = node.scale = torch::Tensor();
+      if (node.kind != NodeKind::other) {
+        node.arguments.clear();
+        node.values.clear();
+        continue;
+      }
       for (const auto& [argument, at, value] : node.values) {
         auto& place = node.arguments[static_cast<std::size_t>(argument)];
         if (at < 0) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <torch/types.h>
+#include <bsconv/infer/fold_affine.hpp>
 #include <bsconv/infer/graph.hpp>
 
 #include <algorithm>
@@ -18,11 +19,6 @@ namespace detail {
 
 using kernels::Activation;
 
-inline void append(std::vector<int64_t>& to, const std::vector<int64_t>& from) {
-  to.push_back(0);
-  to.insert(to.end(), from.begin(), from.end());
-}
-
 class Simplifier {
  public:
   Simplifier(Graph& graph, int64_t width) : graph_(graph), width_(width) {}
@@ -32,7 +28,7 @@ class Simplifier {
       auto& node = graph_.nodes[i];
       switch (node.kind) {
         case NodeKind::affine:
-          fold_affine(i);
+          fold_affine_back(graph_, i);
           break;
         case NodeKind::activation:
           fold_activation(i);
@@ -41,7 +37,7 @@ class Simplifier {
           fold_add(i);
           break;
         case NodeKind::convolution:
-          fold_affine_before(node);
+          fold_affine_forward(graph_, node);
           merge_pointwise(node);
           break;
         default:
@@ -51,31 +47,6 @@ class Simplifier {
   }
 
  private:
-  // `node` goes; `producer` makes its output.
-  void absorb(Node& node, Node& producer) {
-    node.removed = true;
-    producer.outputs = node.outputs;
-    graph_.values[node.outputs[0]].producer =
-        static_cast<std::size_t>(&producer - graph_.nodes.data());
-  }
-
-  void fold_affine(std::size_t index) {
-    auto& node = graph_.nodes[index];
-    Node* producer = graph_.sole_producer(node.inputs[0]);
-    if (producer == nullptr || !producer->is_plain() ||
-        (producer->kind != NodeKind::convolution && producer->kind != NodeKind::affine)) {
-      return;
-    }
-    if (producer->kind == NodeKind::convolution) {
-      producer->weight = producer->weight * node.scale.view({-1, 1, 1, 1});
-    } else {
-      producer->scale = producer->scale * node.scale;
-    }
-    producer->bias = producer->bias * node.scale + node.bias;
-    append(producer->origin, node.origin);
-    absorb(node, *producer);
-  }
-
   void fold_activation(std::size_t index) {
     auto& node = graph_.nodes[index];
     Node* producer = graph_.sole_producer(node.inputs[0]);
@@ -88,7 +59,7 @@ class Simplifier {
       case NodeKind::add:
       case NodeKind::gate:
         producer->after = node.after;
-        absorb(node, *producer);
+        absorb(graph_, node, *producer);
         break;
       default:
         break;
@@ -115,22 +86,7 @@ class Simplifier {
     producer->before = std::exchange(producer->after, Activation::identity);
     producer->residual = true;
     producer->inputs.push_back(early);
-    absorb(node, *producer);
-  }
-
-  // An affine map before a convolution that pads nothing.
-  void fold_affine_before(Node& node) {
-    Node* producer = graph_.sole_producer(node.inputs[0]);
-    if (producer == nullptr || producer->kind != NodeKind::affine || !producer->is_plain() ||
-        !node.is_pointwise() || producer->removed ||
-        graph_.values[producer->inputs[0]].sizes.size() !=
-            graph_.values[node.inputs[0]].sizes.size()) {
-      return;
-    }
-    node.bias = node.bias + node.weight.flatten(1).matmul(producer->bias);
-    node.weight = node.weight * producer->scale.view({1, -1, 1, 1});
-    append(node.origin, producer->origin);
-    take_input(node, *producer);
+    absorb(graph_, node, *producer);
   }
 
   // Two pointwise convolutions as one, where that takes fewer vector operations.
@@ -154,14 +110,8 @@ class Simplifier {
     const auto outer = node.weight.flatten(1);
     node.bias = node.bias + outer.matmul(producer->bias);
     node.weight = outer.matmul(producer->weight.flatten(1)).unsqueeze(-1).unsqueeze(-1);
-    append(node.origin, producer->origin);
+    append_origin(node.origin, producer->origin);
     take_input(node, *producer);
-  }
-
-  // `producer` goes; `node` reads what it read.
-  static void take_input(Node& node, Node& producer) {
-    producer.removed = true;
-    node.inputs[0] = producer.inputs[0];
   }
 
   Graph& graph_;

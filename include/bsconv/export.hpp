@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: BSD-3-Clause-Clear
+#pragma once
+
+/// \file
+/// Models for other programs: `bsconv::export_onnx`. Needs the component `onnx` (protozero).
+
+#include <bsconv/export/export_onnx.hpp>  // IWYU pragma: export
+#include <bsconv/export/onnx_file.hpp>    // IWYU pragma: export
