@@ -210,10 +210,11 @@ inline void write_upsample(Builder& to) {
   const auto& sizes = to.result_sizes();
   auto scales = torch::ones({static_cast<int64_t>(from.size())});
   for (std::size_t d = 2; d < from.size(); ++d) {
-    const auto in = static_cast<float>(from[d]);
-    const auto out = static_cast<float>(sizes[d]);
-    float scale = out / in;
-    while (std::floor(in * scale) < out) {
+    const auto in = static_cast<double>(from[d]);
+    const auto out = static_cast<double>(sizes[d]);
+    auto scale = static_cast<float>(out / in);
+    // Runtimes multiply in float or double.
+    while (std::floor(in * static_cast<double>(scale)) < out) {
       scale = std::nextafter(scale, std::numeric_limits<float>::infinity());
     }
     scales[static_cast<int64_t>(d)] = scale;
