@@ -122,6 +122,51 @@ TEST_F(Cli, ConvertsAndInspectsWeights) {
   EXPECT_EQ(run({"convert", made, "c.zip"}).code, 1);
 }
 
+TEST_F(Cli, ConvertsToOnnxAndFolds) {
+  const TemporaryDirectory directory;
+  const auto weights = (directory / "a.safetensors").native();
+  const auto onnx = (directory / "a.onnx").native();
+  const auto folded = (directory / "b.pth").native();
+  const std::string name = "cifar_resnet20_bsconvs_p1d4";
+  torch::manual_seed(1);
+  auto model = bsconv::create_model(name, bsconv::ModelOptions().num_classes(7));
+  bsconv::weights::save_weights(weights, bsconv::weights::state_dict(*model));
+  const auto exported =
+      run({"convert", weights, onnx, "--architecture", name, "--fold", "--opset", "18"});
+  ASSERT_EQ(exported.code, 0) << exported.output;
+  EXPECT_THAT(exported.output, HasSubstr(" tensors to " + onnx));
+  const auto table = run({"inspect", onnx});
+  EXPECT_EQ(table.code, 0);
+  EXPECT_THAT(table.output, HasSubstr("input input  Float [batch, 3, 32, 32]\n"));
+  EXPECT_THAT(table.output, HasSubstr("output output  Float [batch, 7]\n"));
+  EXPECT_THAT(table.output, HasSubstr("tensor classifier.conv.weight  Float [7, 64, 1, 1]\n"));
+  EXPECT_THAT(table.output, HasSubstr("metadata architecture: " + name));
+  EXPECT_THAT(table.output, HasSubstr("onnx, operator set 18, "));
+  const auto json = nlohmann::json::parse(run({"inspect", onnx, "--format", "json"}).output);
+  EXPECT_EQ(json.at("opset"), 18);
+  EXPECT_EQ(json.at("inputs").at(0).at("shape"), "[batch, 3, 32, 32]");
+
+  const auto made = run({"convert", weights, folded, "--architecture", name, "--fold"});
+  ASSERT_EQ(made.code, 0) << made.output;
+  model->eval();
+  const auto x = torch::rand({2, 3, 32, 32});
+  const torch::NoGradGuard no_grad;
+  const auto expected = model->forward(x);
+  auto small = bsconv::create_model(name, bsconv::ModelOptions().num_classes(7));
+  small->eval();
+  bsconv::fuse(*small);
+  bsconv::weights::load_state_dict(*small, bsconv::weights::load_weights(folded).tensors);
+  EXPECT_TRUE(torch::allclose(small->forward(x), expected, 1e-3, 1e-4));
+  EXPECT_LT(bsconv::parameter_count(*small), bsconv::parameter_count(*model));
+
+  EXPECT_EQ(run({"convert", weights, onnx}).code, 2);
+  EXPECT_EQ(run({"convert", weights, onnx, "--architecture", "cifar_resnet21"}).code, 2);
+  write_file(directory / "c.onnx", "nonsense");
+  const auto broken = run({"inspect", (directory / "c.onnx").native()});
+  EXPECT_EQ(broken.code, 1);
+  EXPECT_THAT(broken.output, HasSubstr("no ONNX model"));
+}
+
 TEST_F(Cli, AnalyzesAndReplacesATrainedModel) {
   const TemporaryDirectory directory;
   const auto weights = (directory.path() / "a.safetensors").string();

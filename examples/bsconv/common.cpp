@@ -45,6 +45,13 @@ int64_t input_size(const std::string& architecture) {
   }
 }
 
+int64_t classes_of(const bsconv::weights::StateDict& state, const std::string& origin) {
+  const auto* bias = state.find("classifier.conv.bias");
+  TORCH_CHECK(bias != nullptr && bias->dim() == 1, origin,
+              ": there is no 'classifier.conv.bias' to tell the number of classes from");
+  return bias->size(0);
+}
+
 bsconv::Layer load_model(const bsconv::train::Checkpoint& checkpoint, torch::Device device,
                          bool averaged) {
   auto model = bsconv::create_model(checkpoint.info.architecture,

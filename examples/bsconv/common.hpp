@@ -3,6 +3,7 @@
 
 #include <bsconv/nn/layer.hpp>
 #include <bsconv/train/checkpoint.hpp>
+#include <bsconv/weights/state_dict.hpp>
 
 #include <cstdint>
 #include <filesystem>
@@ -35,6 +36,10 @@ bsconv::Layer make_model(const std::string& architecture, int64_t num_classes, i
 
 /// The side of the square images that a model of the zoo takes.
 int64_t input_size(const std::string& architecture);
+
+/// How many classes a zoo model with these weights tells apart: the length of its classifier's
+/// bias. `origin` begins the error if there is none.
+int64_t classes_of(const bsconv::weights::StateDict& state, const std::string& origin);
 
 /// The model of a checkpoint with its weights, their moving average if `averaged` and there is one,
 /// on `device`, in evaluation mode.

@@ -46,14 +46,6 @@ struct TrainedModel {
   std::string dataset;
 };
 
-// The number of classes is the length of the classifier's bias.
-int64_t classes_of(const bsconv::weights::StateDict& state, const std::string& origin) {
-  const auto* bias = state.find("classifier.conv.bias");
-  TORCH_CHECK(bias != nullptr && bias->dim() == 1, origin,
-              ": there is no 'classifier.conv.bias' to tell the number of classes from");
-  return bias->size(0);
-}
-
 TrainedModel load(const TrainedModelArguments& arguments) {
   const bool from_run = !arguments.checkpoint.empty();
   if (from_run == !arguments.weights.empty() || from_run == !arguments.name.empty()) {

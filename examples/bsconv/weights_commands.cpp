@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
+#include <bsconv/export/onnx_file.hpp>
 #include <bsconv/util/text.hpp>
 #include <bsconv/weights.hpp>
 
@@ -19,20 +20,10 @@ namespace bsconv_program {
 
 namespace {
 
-using bsconv::weights::StateDict;
-
 struct InspectArguments {
   std::filesystem::path file;
   std::string key;
   std::string format = "table";
-};
-
-struct ConvertArguments {
-  std::filesystem::path from;
-  std::filesystem::path to;
-  std::string key;
-  std::vector<std::string> strip;
-  std::vector<std::string> rename;
 };
 
 std::string shape_of(const torch::Tensor& tensor) {
@@ -41,7 +32,77 @@ std::string shape_of(const torch::Tensor& tensor) {
   return text.str();
 }
 
+std::string shape_of(const std::vector<bsconv::onnx::Dimension>& sizes) {
+  std::string text = "[";
+  for (const auto& size : sizes) {
+    text += text.size() == 1 ? "" : ", ";
+    text += !size.name.empty() ? size.name : size.size < 0 ? "?" : std::to_string(size.size);
+  }
+  return text + "]";
+}
+
+std::string type_of(int32_t number) {
+  const auto type = bsconv::onnx::element_type(number);
+  return type ? c10::toString(*type) : "type " + std::to_string(number);
+}
+
+void inspect_onnx(const InspectArguments& arguments) {
+  const auto model = bsconv::onnx::load_onnx(arguments.file);
+  if (arguments.format == "json") {
+    const auto values = [](const std::vector<bsconv::onnx::ValueInfo>& infos) {
+      nlohmann::ordered_json list = nlohmann::ordered_json::array();
+      for (const auto& info : infos) {
+        list.push_back(
+            {{"name", info.name}, {"dtype", type_of(info.type)}, {"shape", shape_of(info.sizes)}});
+      }
+      return list;
+    };
+    nlohmann::ordered_json tensors = nlohmann::ordered_json::array();
+    for (const auto& item : model.initializers) {
+      tensors.push_back(
+          {{"name", item.name}, {"dtype", type_of(item.type)}, {"shape", item.sizes}});
+    }
+    nlohmann::ordered_json metadata = nlohmann::ordered_json::object();
+    for (const auto& [name, text] : model.metadata) {
+      metadata[name] = text;
+    }
+    std::cout << nlohmann::ordered_json{{"format", "onnx"},
+                                        {"opset", model.opset},
+                                        {"nodes", model.nodes.size()},
+                                        {"inputs", values(model.inputs)},
+                                        {"outputs", values(model.outputs)},
+                                        {"tensors", tensors},
+                                        {"metadata", metadata}}
+                     .dump()
+              << '\n';
+    return;
+  }
+  const auto print = [](const std::string& kind, const std::string& name, int32_t type,
+                        const std::string& shape) {
+    std::cout << kind << ' ' << name << "  " << type_of(type) << ' ' << shape << '\n';
+  };
+  for (const auto& info : model.inputs) {
+    print("input", info.name, info.type, shape_of(info.sizes));
+  }
+  for (const auto& info : model.outputs) {
+    print("output", info.name, info.type, shape_of(info.sizes));
+  }
+  for (const auto& item : model.initializers) {
+    print("tensor", item.name, item.type, c10::str(torch::IntArrayRef(item.sizes)));
+  }
+  for (const auto& [name, text] : model.metadata) {
+    std::cout << "metadata " << name << ": " << text << '\n';
+  }
+  std::cout << "onnx, operator set " << model.opset << ", " << model.nodes.size() << " nodes, "
+            << model.initializers.size() << " tensors, by " << model.producer << ' '
+            << model.producer_version << '\n';
+}
+
 void inspect(const InspectArguments& arguments) {
+  if (arguments.file.extension() == ".onnx") {
+    inspect_onnx(arguments);
+    return;
+  }
   const auto file = bsconv::weights::load_weights(arguments.file,
                                                   bsconv::weights::PthOptions().key(arguments.key));
   uint64_t elements = 0;
@@ -81,62 +142,18 @@ void inspect(const InspectArguments& arguments) {
             << bsconv::detail::with_commas(static_cast<int64_t>(bytes)) << " bytes\n";
 }
 
-StateDict renamed(StateDict state, const std::vector<std::string>& rules) {
-  for (const auto& rule : rules) {
-    const auto split = rule.find('=');
-    if (split == std::string::npos || split == 0) {
-      throw UsageError("--rename takes OLD=NEW, got '" + rule + "'");
-    }
-    const auto from = rule.substr(0, split);
-    const auto to = rule.substr(split + 1);
-    state = bsconv::weights::rename_keys(state, [&](const std::string& name) {
-      return name.compare(0, from.size(), from) == 0 ? to + name.substr(from.size()) : name;
-    });
-  }
-  return state;
-}
-
-void convert(const ConvertArguments& arguments) {
-  bsconv::weights::format_of_name(arguments.to);
-  auto file = bsconv::weights::load_weights(arguments.from,
-                                            bsconv::weights::PthOptions().key(arguments.key));
-  for (const auto& prefix : arguments.strip) {
-    file.tensors = bsconv::weights::strip_prefix(file.tensors, prefix);
-  }
-  file.tensors = renamed(std::move(file.tensors), arguments.rename);
-  bsconv::weights::save_weights(arguments.to, file.tensors, file.metadata);
-  std::cout << "Wrote " << file.tensors.size() << " tensors to " << arguments.to.native() << '\n';
-}
-
 }  // namespace
 
 void add_inspect_command(CLI::App& app) {
   auto* command = app.add_subcommand("inspect", "List the tensors of a weight file");
   const auto arguments = std::make_shared<InspectArguments>();
-  command->add_option("file", arguments->file, "A safetensors or PyTorch file")->required();
+  command->add_option("file", arguments->file, "A safetensors, PyTorch or ONNX file")->required();
   command->add_option("--key", arguments->key,
                       "Where a checkpoint's tensors are, such as model_state_dict [found]");
   command->add_option("--format", arguments->format, "The output's format")
       ->check(CLI::IsMember({"table", "json"}))
       ->capture_default_str();
   command->callback([arguments] { inspect(*arguments); });
-}
-
-void add_convert_command(CLI::App& app) {
-  auto* command = app.add_subcommand(
-      "convert",
-      "Convert a weight file: from safetensors or PyTorch's format, by its content, to "
-      "the one that the new name ends in");
-  const auto arguments = std::make_shared<ConvertArguments>();
-  command->add_option("from", arguments->from, "The file to read")->required();
-  command->add_option("to", arguments->to, "The file to write: .safetensors, .pth, .pt or .bin")
-      ->required();
-  command->add_option("--key", arguments->key,
-                      "Where a checkpoint's tensors are, such as model_state_dict [found]");
-  command->add_option("--strip", arguments->strip, "A prefix to strip off names, such as module.");
-  command->add_option("--rename", arguments->rename,
-                      "OLD=NEW: names that begin with OLD begin with NEW instead");
-  command->callback([arguments] { convert(*arguments); });
 }
 
 }  // namespace bsconv_program

@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: BSD-3-Clause-Clear
+// Weight files in other formats, with other names, folded, or as whole models.
+#include <bsconv/export.hpp>
+#include <bsconv/nn/fuse.hpp>
+#include <bsconv/weights.hpp>
+#include <bsconv/zoo.hpp>
+
+#include <algorithm>
+#include <cstdint>
+#include <filesystem>
+#include <iostream>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "commands.hpp"
+#include "common.hpp"
+
+namespace bsconv_program {
+
+namespace {
+
+using bsconv::weights::StateDict;
+
+struct ConvertArguments {
+  std::filesystem::path from;
+  std::filesystem::path to;
+  std::string key;
+  std::vector<std::string> strip;
+  std::vector<std::string> rename;
+  std::string architecture;
+  bool fold = false;
+  int64_t opset = 17;
+};
+
+StateDict renamed(StateDict state, const std::vector<std::string>& rules) {
+  for (const auto& rule : rules) {
+    const auto split = rule.find('=');
+    if (split == std::string::npos || split == 0) {
+      throw UsageError("--rename takes OLD=NEW, got '" + rule + "'");
+    }
+    const auto from = rule.substr(0, split);
+    const auto to = rule.substr(split + 1);
+    state = bsconv::weights::rename_keys(state, [&](const std::string& name) {
+      return name.compare(0, from.size(), from) == 0 ? to + name.substr(from.size()) : name;
+    });
+  }
+  return state;
+}
+
+// The model of that name with these weights.
+bsconv::Layer model_of(const ConvertArguments& arguments, const StateDict& tensors) {
+  if (arguments.architecture.empty()) {
+    throw UsageError("convert: --fold and .onnx need --architecture, the model's name");
+  }
+  const auto classes = classes_of(tensors, arguments.from.native());
+  auto model = make_model(arguments.architecture, classes, 3);
+  bsconv::weights::load_state_dict(*model, tensors);
+  model->eval();
+  return model;
+}
+
+void export_model(const ConvertArguments& arguments, const bsconv::weights::WeightFile& file) {
+  const auto model = model_of(arguments, file.tensors);
+  auto metadata = bsconv::OnnxExportOptions::Metadata(file.metadata.begin(), file.metadata.end());
+  metadata.erase(std::remove_if(metadata.begin(), metadata.end(),
+                                [](const auto& item) { return item.first == "architecture"; }),
+                 metadata.end());
+  metadata.emplace_back("architecture", arguments.architecture);
+  const int64_t side = input_size(arguments.architecture);
+  const auto written = bsconv::export_onnx(model, torch::zeros({1, 3, side, side}), arguments.to,
+                                           bsconv::OnnxExportOptions()
+                                               .opset(arguments.opset)
+                                               .fold_batch_norms(arguments.fold)
+                                               .model_name(arguments.architecture)
+                                               .metadata(metadata));
+  std::cout << "Wrote " << written.nodes.size() << " nodes and " << written.initializers.size()
+            << " tensors to " << arguments.to.native() << '\n';
+}
+
+void convert(const ConvertArguments& arguments) {
+  const bool to_onnx = arguments.to.extension() == ".onnx";
+  if (!to_onnx) {
+    bsconv::weights::format_of_name(arguments.to);
+  }
+  auto file = bsconv::weights::load_weights(arguments.from,
+                                            bsconv::weights::PthOptions().key(arguments.key));
+  for (const auto& prefix : arguments.strip) {
+    file.tensors = bsconv::weights::strip_prefix(file.tensors, prefix);
+  }
+  file.tensors = renamed(std::move(file.tensors), arguments.rename);
+  if (to_onnx) {
+    export_model(arguments, file);
+    return;
+  }
+  if (arguments.fold) {
+    auto model = model_of(arguments, file.tensors);
+    const auto layers = bsconv::fuse(*model);
+    TORCH_CHECK(layers > 0, "convert: --fold folds what is inside BSConv layers, and '",
+                arguments.architecture,
+                "' has no layer with batch normalizations inside; an .onnx file folds all");
+    file.tensors = bsconv::weights::state_dict(*model);
+    file.metadata["folded"] = arguments.architecture;
+    std::cout << "Folded the batch normalizations of " << layers << " layers\n";
+  }
+  bsconv::weights::save_weights(arguments.to, file.tensors, file.metadata);
+  std::cout << "Wrote " << file.tensors.size() << " tensors to " << arguments.to.native() << '\n';
+}
+
+}  // namespace
+
+void add_convert_command(CLI::App& app) {
+  auto* command = app.add_subcommand(
+      "convert",
+      "Convert a weight file: from safetensors or PyTorch's format, by its content, to "
+      "the one that the new name ends in");
+  const auto arguments = std::make_shared<ConvertArguments>();
+  command->add_option("from", arguments->from, "The file to read")->required();
+  command
+      ->add_option("to", arguments->to, "The file to write: .safetensors, .pth, .pt, .bin or .onnx")
+      ->required();
+  command->add_option("--key", arguments->key,
+                      "Where a checkpoint's tensors are, such as model_state_dict [found]");
+  command->add_option("--strip", arguments->strip, "A prefix to strip off names, such as module.");
+  command->add_option("--rename", arguments->rename,
+                      "OLD=NEW: names that begin with OLD begin with NEW instead");
+  command->add_option("--architecture", arguments->architecture,
+                      "The name of the model whose weights these are; .onnx and --fold need it");
+  command->add_flag(
+      "--fold", arguments->fold,
+      "Fold batch normalizations: those in BSConv layers, or all that can be for .onnx");
+  command->add_option("--opset", arguments->opset, "The operator set of an ONNX file")
+      ->check(CLI::Range(17, 21))
+      ->capture_default_str();
+  command->callback([arguments] { convert(*arguments); });
+}
+
+}  // namespace bsconv_program
