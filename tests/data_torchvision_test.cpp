@@ -176,7 +176,7 @@ TEST(DataTorchvision, GoldenValues) {
 }
 
 /// Parameters for five images of 48 x 56.
-Values draw(const std::string& operation, std::mt19937& random) {
+[[maybe_unused]] Values draw(const std::string& operation, std::mt19937& random) {
   const auto real = [&](double low, double high) {
     return std::uniform_real_distribution<double>(low, high)(random);
   };

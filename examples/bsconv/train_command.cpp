@@ -23,6 +23,15 @@ namespace {
 
 using bsconv::train::Checkpoint;
 
+/// Which operators a step runs on.
+std::string describe_operators(const bsconv::train::TrainOptions& options) {
+  const bool fused = bsconv::fused_training_enabled() && options.device().is_cpu() &&
+                     options.precision() == bsconv::train::Precision::f32;
+  return fused
+             ? std::string("fused (") + bsconv::kernels::find_kernels().name + "), else LibTorch's"
+             : "LibTorch's";
+}
+
 /// What is trained on what, printed before the training.
 std::string describe_run(const TrainSettings& settings, const bsconv::train::RunInfo& info,
                          const ImageSet& training, const ImageSet& test) {
@@ -32,8 +41,8 @@ std::string describe_run(const TrainSettings& settings, const bsconv::train::Run
       << " training and " << test.batches->num_examples() << " test images, " << info.num_classes()
       << " classes\ntraining       " << training.preparation << "\ntest           "
       << test.preparation << "\ndevice         " << settings.options.device() << ", "
-      << settings.workers << " workers\noutput         " << settings.options.output_dir().native()
-      << "\n\n"
+      << settings.workers << " workers\noperators      " << describe_operators(settings.options)
+      << "\noutput         " << settings.options.output_dir().native() << "\n\n"
       << bsconv::train::describe_settings(settings.options) << '\n';
   return out.str();
 }
@@ -126,7 +135,13 @@ void add_train_command(CLI::App& app) {
   auto* command = app.add_subcommand("train", "Train a model");
   const auto flags = std::make_shared<TrainFlags>();
   add_train_flags(*command, *flags);
-  command->callback([flags] { train(*flags); });
+  const auto reference_kernels = std::make_shared<bool>(false);
+  command->add_flag("--reference-kernels", *reference_kernels,
+                    "Train on LibTorch's operators alone, without this library's fused ones");
+  command->callback([flags, reference_kernels] {
+    const bsconv::FusedTrainingGuard guard(!*reference_kernels);
+    train(*flags);
+  });
 }
 
 }  // namespace bsconv_program
