@@ -52,7 +52,7 @@ TEST_F(CliTrain, TakesAFileOfSettingsAndWritesOneThatGivesTheSameRun) {
              "architecture = \"" + tiny +
                  "\"\nepochs = 1\noptimizer = \"adamw\"\nlearning_rate = 0.002\n"
                  "schedule_type = \"cosine\"\nlabel_smoothing = 0.1\nema_decay = 0.9\n"
-                 "exempt_norm_bias = true\naccumulate = 2\nprecision = \"bf16\"\n"
+                 "exempt_norm_bias = true\naccumulate = 2\n"
                  "mixup = 0.2\ncutmix = 1.0\naugment = \"trivial\"\nrandom_erasing = 0.1\n");
   const auto first = run({"train", "--config", path("recipe.toml"), "--learning-rate", "0.003",
                           "--seed", "5", "--no-exempt-norm-bias", "--out", path("a")});
