@@ -220,6 +220,10 @@ TEST(ExportOnnx, RefusesWhatItCannotWrite) {
        "has a divisor of its own"},
       {[](const torch::Tensor& x) { return torch::avg_pool2d(x, 4, 2, 1, true, true); },
        "counts its padding and rounds its size up"},
+      {[](const torch::Tensor& x) {
+         return torch::upsample_nearest2d(x, torch::IntArrayRef({7, 10}));
+       },
+       "takes the nearest of pixels at fractions of a step"},
       {[](const torch::Tensor& x) { return torch::gelu(x, "tanh"); },
        "is an approximation of GELU"},
       {[](const torch::Tensor& x) { return torch::elu(x, 1.0, 2.0); }, "has scales other than 1"},
@@ -462,16 +466,23 @@ TEST_F(ExportOnnxPython, EveryKindOfOperator) {
                 f::pad(x, f::PadFuncOptions({1, 2, 0, 3}).mode(torch::kCircular)) +
                 f::pad(x, f::PadFuncOptions({1, 2, 0, 3}).mode(torch::kConstant).value(0.5));
        }},
-      {"sizes",
+      {"nearest",
        [](const Tensor& x) {
          const auto up = f::interpolate(
              x,
-             f::InterpolateFuncOptions().size(std::vector<int64_t>{21, 20}).mode(torch::kNearest));
-         const auto linear = f::interpolate(x, f::InterpolateFuncOptions()
-                                                   .size(std::vector<int64_t>{21, 20})
-                                                   .mode(torch::kBilinear)
-                                                   .align_corners(false));
-         return torch::pixel_shuffle(torch::cat({up, linear}, 1).narrow(1, 0, 8), 2);
+             f::InterpolateFuncOptions().size(std::vector<int64_t>{18, 22}).mode(torch::kNearest));
+         return torch::pixel_shuffle(up.narrow(1, 0, 4), 2);
+       }},
+      {"bilinear",
+       [](const Tensor& x) {
+         const auto to = [&](std::vector<int64_t> size, bool corners) {
+           return f::interpolate(x, f::InterpolateFuncOptions()
+                                        .size(std::move(size))
+                                        .mode(torch::kBilinear)
+                                        .align_corners(corners))
+               .flatten(1);
+         };
+         return torch::cat({to({21, 20}, false), to({21, 20}, true), to({18, 22}, false)}, 1);
        }},
       {"norms",
        [](const Tensor& x) {

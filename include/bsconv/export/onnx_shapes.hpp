@@ -210,6 +210,10 @@ inline void write_upsample(Builder& to) {
   const auto& sizes = to.result_sizes();
   auto scales = torch::ones({static_cast<int64_t>(from.size())});
   for (std::size_t d = 2; d < from.size(); ++d) {
+    if (!linear && sizes[d] % from[d] != 0) {
+      to.refuse(
+          "takes the nearest of pixels at fractions of a step, where runtimes round differently");
+    }
     const auto in = static_cast<double>(from[d]);
     const auto out = static_cast<double>(sizes[d]);
     auto scale = static_cast<float>(out / in);
