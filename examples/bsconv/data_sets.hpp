@@ -32,6 +32,8 @@ struct DataRequest {
   bsconv::data::Augmentation augmentation = {};
   /// How training images are mixed.
   bsconv::data::Mixing mixing = {};
+  /// Whether training images are augmented; otherwise they are prepared as test images are.
+  bool augmented = true;
 };
 
 /// The batches of one split.
@@ -42,7 +44,8 @@ struct ImageSet {
   std::string preparation;
 };
 
-/// The training images in random order, augmented as the data set's recipe says. A wrong data set
+/// The training images in random order, augmented as the data set's recipe says unless the request
+/// says otherwise. A wrong data set
 /// or size is a `UsageError`.
 ImageSet open_training_images(const DataRequest& request);
 

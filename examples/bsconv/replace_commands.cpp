@@ -103,7 +103,7 @@ struct ReplaceArguments {
   std::filesystem::path out;
 };
 
-// Training images in random order, prepared as for training.
+// Training images in random order, without augmentation.
 std::vector<torch::Tensor> calibration_batches(const ReplaceArguments& arguments,
                                                const std::string& dataset, int64_t classes,
                                                int64_t side) {
@@ -111,6 +111,7 @@ std::vector<torch::Tensor> calibration_batches(const ReplaceArguments& arguments
   request.dataset = dataset;
   request.root = arguments.data_root;
   request.side = side;
+  request.augmented = false;
   const auto images = open_training_images(request);
   const auto found = static_cast<int64_t>(images.class_names.size());
   TORCH_CHECK(found == classes, "the model has ", classes, " classes, ", dataset, " has ", found);
