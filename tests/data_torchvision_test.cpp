@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "support/images.hpp"
+#include "support/python.hpp"
 #include "test_files.hpp"
 
 // Tests are compiled several files at a time.
@@ -176,7 +177,7 @@ TEST(DataTorchvision, GoldenValues) {
 }
 
 /// Parameters for five images of 48 x 56.
-[[maybe_unused]] Values draw(const std::string& operation, std::mt19937& random) {
+Values draw(const std::string& operation, std::mt19937& random) {
   const auto real = [&](double low, double high) {
     return std::uniform_real_distribution<double>(low, high)(random);
   };
@@ -220,9 +221,10 @@ TEST(DataTorchvision, GoldenValues) {
 }
 
 TEST(DataTorchvision, SameImagesInPython) {
-#ifndef BSCONV_TEST_PYTHON
-  GTEST_SKIP() << "configure with -DBSCONV_TEST_PYTHON=/path/to/python, one that has torchvision";
-#else
+  const std::string python = bsconv_test::python();
+  if (python.empty()) {
+    GTEST_SKIP() << "configure with -DBSCONV_TEST_PYTHON=/path/to/python, one that has torchvision";
+  }
   torch::manual_seed(1);
   const auto images = torch::stack(
       {torch::randint(0, 256, {3, 48, 56}, torch::kByte), bsconv_test::soft_image(48, 56),
@@ -248,8 +250,8 @@ TEST(DataTorchvision, SameImagesInPython) {
   request("mix", {{0.3}});
   request("mix", {{5, 0, 40, 31}});
   bsconv_test::write_file(folder / "requests.jsonl", lines);
-  const std::string command = "'" BSCONV_TEST_PYTHON "' '" BSCONV_TEST_DATA_DIR
-                              "/../python/augment.py' compare '" +
+  const std::string command = "'" + python +
+                              "' '" BSCONV_TEST_DATA_DIR "/../python/augment.py' compare '" +
                               folder.path().native() + "'";
   ASSERT_EQ(std::system(command.c_str()), 0);
   const auto results = bsconv::weights::load_weights(folder / "results.pth").tensors;
@@ -271,7 +273,6 @@ TEST(DataTorchvision, SameImagesInPython) {
     EXPECT_TRUE(mixed.targets.allclose(results[std::to_string(i) + ".targets"], 0, 1e-6));
     EXPECT_TRUE(mixed.labels.equal(batch.labels));
   }
-#endif
 }
 
 }  // namespace

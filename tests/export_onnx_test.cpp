@@ -13,6 +13,7 @@
 
 #include "support/golden.hpp"
 #include "support/layers.hpp"
+#include "support/python.hpp"
 #include "test_files.hpp"
 
 namespace export_onnx_test {
@@ -25,11 +26,7 @@ using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::Not;
 
-#ifdef BSCONV_TEST_PYTHON
-const std::string python = BSCONV_TEST_PYTHON;
-#else
-const std::string python;
-#endif
+const std::string python = bsconv_test::python();
 
 /// A layer of a function, for what no module does.
 struct FunctionImpl : bsconv::LayerImpl {

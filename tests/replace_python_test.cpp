@@ -7,16 +7,13 @@
 #include <cstdlib>
 #include <string>
 
+#include "support/python.hpp"
 #include "test_files.hpp"
 
 namespace replace_python_test {
 namespace {
 
-#ifdef BSCONV_TEST_PYTHON
-const std::string python = BSCONV_TEST_PYTHON;
-#else
-const std::string python;
-#endif
+const std::string python = bsconv_test::python();
 
 TEST(ReplacePython, SvdEqualsNumPy) {
   if (python.empty()) {

@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "support/python.hpp"
 #include "test_files.hpp"
 
 // Tests are compiled several files at a time.
@@ -41,11 +42,7 @@ TEST(TrainTensorBoard, SaysThatItCannotWrite) {
 }
 
 TEST(TrainTensorBoard, TensorBoardReadsTheEpochsOfAResumedRun) {
-#ifdef BSCONV_TEST_PYTHON
-  const std::string python = BSCONV_TEST_PYTHON;
-#else
-  const std::string python;
-#endif
+  const std::string python = bsconv_test::python();
   if (python.empty() ||
       std::system(("'" + python + "' -c 'import tensorboard' 2>/dev/null").c_str()) != 0) {
     GTEST_SKIP() << "BSCONV_TEST_PYTHON names no Python that has tensorboard";

@@ -8,16 +8,13 @@
 #include <string>
 #include <vector>
 
+#include "support/python.hpp"
 #include "test_files.hpp"
 
 namespace weights_python_test {
 namespace {
 
-#ifdef BSCONV_TEST_PYTHON
-const std::string python = BSCONV_TEST_PYTHON;
-#else
-const std::string python;
-#endif
+const std::string python = bsconv_test::python();
 
 int run_exchange(const std::string& command, const std::string& folder, const std::string& names) {
   const std::string script = BSCONV_TEST_DATA_DIR "/../python/exchange.py";

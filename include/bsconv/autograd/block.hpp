@@ -5,6 +5,7 @@
 #include <bsconv/kernels/arguments.hpp>
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 
@@ -32,10 +33,16 @@ struct DepthwiseGeometry {
   std::array<int64_t, 2> padding{};
   std::array<int64_t, 2> dilation{};
 
+  /// Pixels from the first tap of the kernel to the last along `axis` (0: height).
+  int64_t reach(int axis) const {
+    const auto i = static_cast<std::size_t>(axis);
+    return dilation[i] * (kernel[i] - 1);
+  }
+
   /// The size of the output along `axis` (0: height) for an input of `size`.
   int64_t output_size(int axis, int64_t size) const {
     const auto i = static_cast<std::size_t>(axis);
-    return (size + 2 * padding[i] - dilation[i] * (kernel[i] - 1) - 1) / stride[i] + 1;
+    return (size + 2 * padding[i] - reach(axis) - 1) / stride[i] + 1;
   }
 };
 
@@ -61,5 +68,10 @@ struct TrainingBlock {
   /// What follows `norm`: `identity`, `relu` or `relu6`.
   kernels::Activation activation = kernels::Activation::identity;
 };
+
+/// `tensor` as an argument that may be missing, which is how autograd takes undefined tensors.
+inline std::optional<torch::Tensor> if_defined(const torch::Tensor& tensor) {
+  return tensor.defined() ? std::optional<torch::Tensor>(tensor) : std::nullopt;
+}
 
 }  // namespace bsconv::detail

@@ -101,14 +101,6 @@ class BlockBackward {
     float* depthwise;
   };
 
-  // The memory that one thread works in.
-  struct Planes {
-    float* gradient;
-    float* input;
-    float* input_gradient;
-    float* pixels;
-  };
-
   void run_depthwise() {
     const int64_t taps = block_.geometry.kernel[0] * block_.geometry.kernel[1];
     const ImageParts parts(x_.images);
@@ -175,13 +167,8 @@ class BlockBackward {
     o.pixels = pixels;
     kernels_.outer_products(o);
     if (block_.pointwise_norm) {
-      static thread_local kernels::AlignedFloats zeros;
-      if (zeros.size() < static_cast<std::size_t>(out_)) {
-        zeros = kernels::AlignedFloats(static_cast<std::size_t>(out_));
-      }
       kernels::Moments m;
       m.input = gradient;
-      m.shift = zeros.data();
       m.sums = to.sums;
       m.pixels = pixels;
       m.vectors = out_ / width_;
@@ -197,7 +184,7 @@ class BlockBackward {
               const PackedPointwise& pointwise, const PackedPointwise& back, const Sums& to) const {
     constexpr int64_t cached_floats = 24 * 1024;
     const auto& g = block_.geometry;
-    const int64_t halo[2] = {g.kernel[0] - 1, g.kernel[1] - 1};
+    const int64_t halo[2] = {g.reach(0), g.reach(1)};
     const int64_t band = std::clamp<int64_t>(cached_floats / (u_.width * out_), 1, u_.height);
     const int64_t vectors = out_ / width_;
     d.gradient_row = (u_.width + halo[1]) * width_;

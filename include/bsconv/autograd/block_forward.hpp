@@ -35,12 +35,13 @@ class BlockForward {
     const auto z = pixels_of(convolved);
     const int64_t count = z.images * z.pixels();
     const ImageParts parts(x.images);
-    const auto moments = convolve(parts, z) / static_cast<double>(count);
+    const auto sums = convolve(parts, z);
     if (!block_.norm) {
       output = convolved;
       return;
     }
-    statistics->outer = normalize_by_moments(*block_.norm, moments, count);
+    statistics->outer =
+        normalize_by_moments(*block_.norm, sums / static_cast<double>(count), count);
     before_norm = convolved;
     output =
         normalize(convolved, statistics->outer, block_.activation, residual, *kernels_.forward);
@@ -116,8 +117,8 @@ class BlockForward {
                        x.pixels());
           }
           if (normalized) {
-            add_moments(image, mid, sums.data_ptr<double>() + part * padded,
-                        products.data_ptr<double>() + part * mid * padded);
+            add_products(image, mid, sums.data_ptr<double>() + part * padded,
+                         products.data_ptr<double>() + part * mid * padded);
           }
         }
       });
@@ -130,11 +131,11 @@ class BlockForward {
   }
 
   /// Adds one image's sums and products of channels of `u` to those in double.
-  void add_moments(int64_t image, int64_t mid, double* sums, double* products) const {
+  void add_products(int64_t image, int64_t mid, double* sums, double* products) const {
     const int64_t padded = u_.channels;
     const int64_t size = mid * padded;
-    float* local = scratch(0, size + 2 * padded);
-    std::fill_n(local, size + 2 * padded, 0.0F);
+    float* local = scratch(0, size + padded);
+    std::fill_n(local, size + padded, 0.0F);
     kernels::OuterProducts o;
     o.left = o.right = u_.at(image);
     o.left_pixel = o.right_pixel = padded;
@@ -146,7 +147,6 @@ class BlockForward {
     kernels::Moments m;
     m.input = u_.at(image);
     m.sums = local + size;
-    m.shift = local + size + padded;
     m.pixels = u_.pixels();
     m.vectors = o.vectors;
     kernels_.moments(m);
@@ -163,7 +163,7 @@ class BlockForward {
     constexpr int64_t cached_floats = 64 * 1024;
     const auto& g = block_.geometry;
     const int64_t rows = cached_floats / (padded_width * channels);
-    const int64_t window = g.dilation[0] * (g.kernel[0] - 1) + 1;
+    const int64_t window = g.reach(0) + 1;
     return std::clamp<int64_t>((rows - window) / g.stride[0] + 1, 1, output_rows);
   }
 
@@ -178,7 +178,7 @@ class BlockForward {
     const int64_t padded_width = u_.width + 2 * g.padding[1];
     const int64_t vectors = z.channels / width_;
     const int64_t band = band_rows(padded_width, z.channels, z.height);
-    const int64_t window = g.dilation[0] * (g.kernel[0] - 1) + 1;
+    const int64_t window = g.reach(0) + 1;
     const int64_t row = padded_width * width_;
     const int64_t plane = ((band - 1) * g.stride[0] + window) * row;
     auto moments = parts.zeros(2 * z.channels, torch::kDouble);
@@ -217,7 +217,7 @@ class BlockForward {
           step.rows = rows;
           kernels_.forward->depthwise(step);
           if (block_.norm) {
-            detail::add_moments(kernels_, z.at(image, first), rows * z.width, z.channels, totals);
+            add_moments(kernels_, z.at(image, first), rows * z.width, z.channels, totals);
           }
         }
       }

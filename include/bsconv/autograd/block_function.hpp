@@ -142,14 +142,11 @@ class BlockFunction : public torch::autograd::Function<BlockFunction> {
 inline torch::Tensor run_block(const torch::Tensor& input, const TrainingBlock& block,
                                const torch::Tensor& residual,
                                const kernels::TrainingKernelTable& kernels) {
-  const auto part = [](const torch::Tensor& tensor) {
-    return tensor.defined() ? std::optional<torch::Tensor>(tensor) : std::nullopt;
-  };
   const auto t = block_tensors(block);
-  return BlockFunction::apply(channels_last(input), part(channels_last_if_any(residual)),
-                              part(t[0]), part(t[1]), part(t[2]), part(t[3]), part(t[4]),
-                              part(t[5]), part(t[6]), part(t[7]), part(t[8]), part(t[9]), block,
-                              &kernels);
+  return BlockFunction::apply(
+      channels_last(input), if_defined(channels_last_if_any(residual)), if_defined(t[0]),
+      if_defined(t[1]), if_defined(t[2]), if_defined(t[3]), if_defined(t[4]), if_defined(t[5]),
+      if_defined(t[6]), if_defined(t[7]), if_defined(t[8]), if_defined(t[9]), block, &kernels);
 }
 
 }  // namespace bsconv::detail

@@ -125,11 +125,9 @@ class NormFunction : public torch::autograd::Function<NormFunction> {
 inline torch::Tensor run_norm(const torch::Tensor& input, const TrainingBatchNorm& norm,
                               kernels::Activation activation, const torch::Tensor& residual,
                               const kernels::TrainingKernelTable& kernels) {
-  const auto part = [](const torch::Tensor& tensor) {
-    return tensor.defined() ? std::optional<torch::Tensor>(tensor) : std::nullopt;
-  };
-  return NormFunction::apply(channels_last(input), part(channels_last_if_any(residual)),
-                             part(norm.weight), part(norm.bias), norm, activation, &kernels);
+  return NormFunction::apply(channels_last(input), if_defined(channels_last_if_any(residual)),
+                             if_defined(norm.weight), if_defined(norm.bias), norm, activation,
+                             &kernels);
 }
 
 }  // namespace bsconv::detail

@@ -25,8 +25,8 @@ class NormalizationBackward {
     const int64_t width = kernels.forward->width;
     const int64_t channels = input.size(1);
     const auto from = pixels_of(gradient);
-    const auto scale = kernels::pack_channels(norm.scale, width);
-    const auto shift = kernels::pack_channels(norm.shift(), width);
+    scale_ = kernels::pack_channels(norm.scale, width);
+    shift_ = kernels::pack_channels(norm.shift(), width);
     const auto mean = kernels::pack_channels(norm.mean, width);
     PixelTensor passed;
     kernels::GradientSums g;
@@ -39,8 +39,8 @@ class NormalizationBackward {
                               : empty_images(input, channels, input.size(2), input.size(3));
       passed = pixels_of(residual_gradient);
     } else {
-      g.slope.scale = scale.data();
-      g.slope.shift = shift.data();
+      g.slope.scale = scale_.data();
+      g.slope.shift = shift_.data();
     }
     const bool writes = with_residual && activation != kernels::Activation::identity;
     const float* slope_input =
@@ -76,11 +76,8 @@ class NormalizationBackward {
     weight = totals[1] / norm.deviation;
     const auto count = static_cast<double>(from.images * from.pixels());
     const auto by_input = -norm.scale * weight / (norm.deviation * count);
-    by_gradient_ = kernels::pack_channels(norm.scale, width);
     by_input_ = kernels::pack_channels(by_input, width);
     constant_ = kernels::pack_channels(-norm.scale * bias / count - by_input * norm.mean, width);
-    slope_scale_ = kernels::pack_channels(norm.scale, width);
-    slope_shift_ = kernels::pack_channels(norm.shift(), width);
     gradient_ = with_residual ? passed : from;
     activation_ = with_residual ? kernels::Activation::identity : activation;
   }
@@ -94,9 +91,9 @@ class NormalizationBackward {
     n.input = {input_.at(image, first), row, input_.channels};
     n.slope_input = n.input;
     n.slope.activation = activation_;
-    n.slope.scale = slope_scale_.data();
-    n.slope.shift = slope_shift_.data();
-    n.by_gradient = by_gradient_.data();
+    n.slope.scale = scale_.data();
+    n.slope.shift = shift_.data();
+    n.by_gradient = scale_.data();
     n.by_input = by_input_.data();
     n.constant = constant_.data();
     n.rows = rows;
@@ -116,11 +113,10 @@ class NormalizationBackward {
   PixelTensor input_;
   PixelTensor gradient_;
   kernels::Activation activation_;
-  kernels::AlignedFloats by_gradient_;
+  kernels::AlignedFloats scale_;
+  kernels::AlignedFloats shift_;
   kernels::AlignedFloats by_input_;
   kernels::AlignedFloats constant_;
-  kernels::AlignedFloats slope_scale_;
-  kernels::AlignedFloats slope_shift_;
 };
 
 }  // namespace bsconv::detail

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 //
-// The kernels for gradients on one kind of processor. kernels/training_table.hpp includes this file
+// The kernels for gradients on one kind of processor. kernels/training.hpp includes this file
 // once a kind, with the macros that simd.inl takes, whose vectors it uses.
 
 #define BSCONV_SIMD_INLINE inline __attribute__((always_inline)) BSCONV_SIMD_TARGET
@@ -86,6 +86,10 @@ BSCONV_SIMD_TARGET inline void outer_products(const OuterProducts& o) {
   }
 }
 
+BSCONV_SIMD_INLINE Vector load_or(const float* from, int64_t offset, float otherwise) {
+  return from == nullptr ? broadcast(otherwise) : load(from + offset);
+}
+
 template <int Vectors>
 BSCONV_SIMD_INLINE void moments_of(const Moments& m, int64_t v) {
   Vector shift[Vectors];
@@ -93,7 +97,7 @@ BSCONV_SIMD_INLINE void moments_of(const Moments& m, int64_t v) {
   Vector squares[Vectors];
 #pragma GCC unroll 4
   for (int i = 0; i < Vectors; ++i) {
-    shift[i] = load(m.shift + (v + i) * width);
+    shift[i] = load_or(m.shift, (v + i) * width, 0.0F);
     sums[i] = Vector{};
     squares[i] = Vector{};
   }
@@ -144,10 +148,6 @@ BSCONV_SIMD_INLINE Vector pass(Vector gradient, Vector x, Vector scale, Vector s
     }
     return passed;
   }
-}
-
-BSCONV_SIMD_INLINE Vector load_or(const float* from, int64_t offset, float otherwise) {
-  return from == nullptr ? broadcast(otherwise) : load(from + offset);
 }
 
 template <Activation Kind, int Vectors>

@@ -37,7 +37,7 @@ struct OuterProducts {
 struct Moments {
   /// `[pixels, vectors * width]`
   const float* input = nullptr;
-  /// `[vectors * width]`: a number near the mean, which keeps the squares small.
+  /// `[vectors * width]`: a number near the mean, which keeps the squares small; null for zeros.
   const float* shift = nullptr;
   /// `[vectors * width]`, added to.
   float* sums = nullptr;

@@ -107,18 +107,12 @@ class Composite : public LayerImpl, public ChildHost {
   /// Runs all children in turn, each on the last one's output. In training mode some of them may
   /// run as one on fused kernels, see `fused_training_enabled`.
   torch::Tensor call_all(torch::Tensor input) {
-    for (std::size_t index = 0; index < slots_.size();) {
-      const auto at = [&](std::size_t ahead) {
-        return index + ahead < slots_.size() ? slots_[index + ahead].pointer.get() : nullptr;
-      };
-      if (auto run = detail::fused_run(*at(0), at(1), at(2), input)) {
-        input = std::move(run->output);
-        index += run->modules;
-      } else {
-        input = call_slot(index++, input);
-      }
-    }
-    return input;
+    return call_slots(0, slots_.size(), std::move(input));
+  }
+
+  /// The same for `first`, `last` and all that was added between them.
+  torch::Tensor call_all(const Child& first, const Child& last, torch::Tensor input) {
+    return call_slots(first.index_, last.index_ + 1, std::move(input));
   }
 
   /// The module behind `child`.
@@ -137,6 +131,21 @@ class Composite : public LayerImpl, public ChildHost {
     auto& slot = slots_.at(index);
     const detail::CallScope scope(*slot.pointer);
     return slot.module.forward(input);
+  }
+
+  torch::Tensor call_slots(std::size_t index, std::size_t end, torch::Tensor input) {
+    while (index < end) {
+      const auto at = [&](std::size_t ahead) {
+        return index + ahead < end ? slots_.at(index + ahead).pointer.get() : nullptr;
+      };
+      if (auto run = detail::fused_run(*at(0), at(1), at(2), input)) {
+        input = std::move(run->output);
+        index += run->modules;
+      } else {
+        input = call_slot(index++, input);
+      }
+    }
+    return input;
   }
 
   // A typed parent that is cloned rebuilds this module and then hands it the original.

@@ -87,7 +87,7 @@ inline std::optional<DepthwiseGeometry> depthwise_geometry(const torch::nn::Conv
   DepthwiseGeometry result{*options.kernel_size(), *options.stride(), {}, *options.dilation()};
   const auto& padding = options.padding();
   for (std::size_t i = 0; i < 2; ++i) {
-    const int64_t reach = result.dilation[i] * (result.kernel[i] - 1);
+    const int64_t reach = result.reach(static_cast<int>(i));
     if (const auto* numbers = std::get_if<torch::ExpandingArray<2>>(&padding)) {
       result.padding[i] = (**numbers)[i];
     } else if (std::holds_alternative<torch::enumtype::kSame>(padding)) {

@@ -4,18 +4,15 @@
 #include <torch/arg.h>
 #include <torch/nn/pimpl.h>
 #include <torch/types.h>
+#include <bsconv/nn/forward_function.hpp>
 
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <utility>
 #include <vector>
 
 namespace bsconv {
-
-/// Runs a model on one batch of images. What it returns is not looked at.
-using ForwardFunction = std::function<torch::Tensor(const torch::Tensor&)>;
 
 /// Sample inputs of a model, and how to run it on them: what `Initialization::data` learns from.
 ///
@@ -25,7 +22,8 @@ struct Calibration {
   /// None; `Initialization::data` refuses it.
   Calibration() = default;
 
-  /// `forward` runs the model that is to be replaced, as it stands.
+  /// `forward` runs the model that is to be replaced, as it stands; what it returns is not looked
+  /// at.
   Calibration(ForwardFunction forward, std::vector<torch::Tensor> batches)
       : forward_(std::move(forward)), batches_(std::move(batches)) {}
 

@@ -4,7 +4,6 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <utility>
 #include <vector>
 
 #include <torch/arg.h>
@@ -13,6 +12,7 @@
 
 #include <bsconv/data/batch_source.hpp>
 #include <bsconv/data/prefetch.hpp>
+#include <bsconv/nn/modes_guard.hpp>
 #include <bsconv/train/choices.hpp>
 #include <bsconv/train/forward.hpp>
 #include <bsconv/train/loss.hpp>
@@ -23,37 +23,6 @@ namespace bsconv::train {
 
 /// Observers, told in this order.
 using Observers = std::vector<std::shared_ptr<Observer>>;
-
-namespace detail {
-
-/// Sets a module to evaluation mode and puts the mode of each of its parts back at the end.
-class EvaluationMode {
- public:
-  explicit EvaluationMode(torch::nn::Module& module) {
-    modes_.emplace_back(&module, module.is_training());
-    for (auto& part : module.modules(/*include_self=*/false)) {
-      modes_.emplace_back(part.get(), part->is_training());
-    }
-    module.eval();
-  }
-
-  EvaluationMode(const EvaluationMode&) = delete;
-  EvaluationMode& operator=(const EvaluationMode&) = delete;
-
-  ~EvaluationMode() {
-    // Module::train() descends into the children, which come after their parent here.
-    for (const auto& [part, training] : modes_) {
-      if (part->is_training() != training) {
-        part->train(training);
-      }
-    }
-  }
-
- private:
-  std::vector<std::pair<torch::nn::Module*, bool>> modes_;
-};
-
-}  // namespace detail
 
 /// What `evaluate` needs beside the model and the images.
 struct EvaluateOptions {
@@ -81,7 +50,8 @@ inline MetricSums evaluate(torch::nn::Module& module, const ForwardFunction& for
                            const data::BatchSource& source, const EvaluateOptions& options = {},
                            const Observers& observers = {}, Position position = {}) {
   const torch::NoGradGuard no_grad;
-  const detail::EvaluationMode mode(module);
+  const bsconv::detail::ModesGuard modes(module);
+  module.eval();
   const int64_t interval = options.device().is_cpu() ? 1 : options.log_interval();
   position.split = data::Split::test;
   position.step = 0;

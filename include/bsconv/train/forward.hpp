@@ -1,18 +1,17 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 #pragma once
 
-#include <functional>
-
 #include <torch/types.h>
 
 #include <bsconv/data/batch_source.hpp>
+#include <bsconv/nn/forward_function.hpp>
 #include <bsconv/train/autocast.hpp>
 #include <bsconv/train/choices.hpp>
 
 namespace bsconv::train {
 
-/// Turns images [N, C, H, W] into logits [N, classes].
-using ForwardFunction = std::function<torch::Tensor(const torch::Tensor&)>;
+/// Here it turns images [N, C, H, W] into logits [N, classes].
+using bsconv::ForwardFunction;
 
 namespace detail {
 

@@ -167,8 +167,7 @@ class Trainer {
   /// batch, metrics and random generators. The trainer's own settings stay. Throws `c10::Error`,
   /// and changes nothing, if the checkpoint is of another architecture, data set or optimizer,
   /// listing every tensor that differs, or if it stands in the middle of an epoch with other
-  /// batches. `path` is where
-  /// it was read, for messages.
+  /// batches. `path` is where it was read, for messages.
   void resume(const Checkpoint& checkpoint, const std::filesystem::path& path = {}) {
     check_resumable(checkpoint);
     const auto generators = generator_states(options_.device());

@@ -236,7 +236,11 @@ class ModelNameParser {
   }
 
   static std::string quote(std::string_view part) {
-    return part.empty() ? std::string("the end of the name") : "'" + std::string(part) + "'";
+    if (part.empty()) {
+      return "the end of the name";
+    }
+    std::string quoted(1, '\'');
+    return quoted.append(part).append(1, '\'');
   }
 
   bool fail(const std::string& part, const std::string& expected) {

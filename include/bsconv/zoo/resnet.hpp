@@ -69,9 +69,7 @@ class PreactivationUnitImpl : public Composite<PreactivationUnitImpl> {
   }
 
   torch::Tensor forward(const torch::Tensor& input) override {
-    const auto run = bsconv::detail::fused_run(*module(bn_), module(relu_).get(), nullptr, input);
-    const auto activated =
-        run && run->modules == 2 ? run->output : call(relu_, run ? run->output : call(bn_, input));
+    const auto activated = call_all(bn_, relu_, input);
     const auto residual = projection_ ? call(projection_, activated) : input;
     return call(conv2_, call(conv1_, activated)) + residual;
   }
