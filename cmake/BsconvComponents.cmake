@@ -10,8 +10,9 @@
 #   bsconv::toml      toml++, and json: train/settings_file.hpp
 #   bsconv::plot      cairo: plot/
 #   bsconv::onnx      protozero: export/
+#   bsconv::kernels   nothing: the code of kernels/, compiled once instead of in each source file
 
-set(BSCONV_COMPONENTS json images archives dogs toml plot onnx)
+set(BSCONV_COMPONENTS json images archives dogs toml plot onnx kernels)
 
 # Defines bsconv::<component>; `error` says what is missing, or is empty.
 function(bsconv_add_component component error)
@@ -100,6 +101,15 @@ function(bsconv_add_component component error)
     endif()
     set(libraries "")
     set(include_directories "${BSCONV_PROTOZERO_INCLUDE_DIR}")
+  elseif(component STREQUAL "kernels")
+    if(NOT TARGET bsconv_kernels)
+      add_library(bsconv_kernels STATIC EXCLUDE_FROM_ALL
+                  "${CMAKE_CURRENT_FUNCTION_LIST_DIR}/bsconv_kernels.cpp")
+      target_link_libraries(bsconv_kernels PRIVATE bsconv::bsconv)
+      target_compile_definitions(bsconv_kernels PUBLIC BSCONV_COMPILED_KERNELS)
+      set_target_properties(bsconv_kernels PROPERTIES POSITION_INDEPENDENT_CODE ON)
+    endif()
+    set(libraries bsconv_kernels)
   else()
     list(JOIN BSCONV_COMPONENTS ", " known)
     set(${error} "bsconv has no component '${component}'; it has ${known}" PARENT_SCOPE)

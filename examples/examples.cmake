@@ -3,14 +3,14 @@
 # The examples, and what each must print.
 
 bsconv_example(
-  quickstart LIBRARIES bsconv::json OUTPUT
+  quickstart LIBRARIES bsconv::json bsconv::kernels OUTPUT
   "test accuracy: (9[7-9]|100).*Replaced 3 modules; parameters: 94,538 -> 13,866, 14.7 %.*output: ")
 bsconv_example(replace_in_existing_model OUTPUT
                "Would replace 3 modules.*Replaced 2 modules.*replaced 2 layers, one step trained")
 bsconv_example(
   zoo_and_profiler OUTPUT
   "cifar_resnet20_bsconvu: 46570 parameters, 7856484 multiply-adds.*Total +Network")
-bsconv_example(replacement LIBRARIES bsconv::json OUTPUT
+bsconv_example(replacement LIBRARIES bsconv::json bsconv::kernels OUTPUT
                "trained: 9.*. u . svd . 1 .*. u . data . 2 .*what was learnt is kept")
 bsconv_example(own_builder OUTPUT
                "tiny: .2, 7..*model name 'tinny_net'.*the nearest known name is 'tiny'")

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 //
-// The kernels for one kind of processor. kernels/table.hpp includes this file once a kind, with
+// The kernels for one kind of processor. kernels/simd.hpp includes this file once a kind, with
 //   BSCONV_SIMD_NAMESPACE  the namespace of the kind
 //   BSCONV_SIMD_TARGET     the attribute that allows its instructions
 //   BSCONV_SIMD_BYTES      the size of a vector
