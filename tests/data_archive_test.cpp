@@ -24,6 +24,7 @@ using bsconv_test::read_file;
 using bsconv_test::TemporaryDirectory;
 using bsconv_test::write_archive;
 using bsconv_test::write_file;
+using bsconv_test::write_sparse_tar;
 using testing::HasSubstr;
 
 std::string text_of(const std::vector<uint8_t>& bytes) { return {bytes.begin(), bytes.end()}; }
@@ -65,7 +66,7 @@ TEST(DataArchive, ATarIsReadInPlaceByManyThreads) {
 TEST(DataArchive, CompressedMembersAreReadInOnePass) {
   const TemporaryDirectory directory;
   write_archive(directory / "a.tar.gz", members(), /*gzip=*/true);
-  const auto found = read_archive(directory / "a.tar.gz", [](const std::string& path) {
+  const auto found = read_archive(directory / "a.tar.gz", 1000, [](const std::string& path) {
     return path == "folder/7.jpg" || path == "last" || path == "none";
   });
   ASSERT_EQ(found.size(), 2U);
@@ -81,7 +82,7 @@ TEST(DataArchive, PathsThatLeaveTheFolderAreRefused) {
     write_archive(directory / "a.tar", {{"good", "1"}, {bad, "2"}});
     const auto message = "a.tar': the path '" + bad + "' leaves the data set's folder";
     EXPECT_THAT(error_of([&] { TarStore(directory / "a.tar"); }), HasSubstr(message));
-    EXPECT_THAT(error_of([&] { read_archive(directory / "a.tar", [](auto&) { return true; }); }),
+    EXPECT_THAT(error_of([&] { read_archive(directory / "a.tar", 9, [](auto&) { return true; }); }),
                 HasSubstr(message));
   }
   write_archive(directory / "a.tar", {{"./dots..in/a..name", "1"}});
@@ -92,7 +93,7 @@ TEST(DataArchive, DamageIsAnErrorWithTheArchivesName) {
   const TemporaryDirectory directory;
   const auto path = directory / "a.tar";
   EXPECT_THAT(error_of([&] { TarStore{path}; }), HasSubstr("cannot be opened: No such file"));
-  EXPECT_THAT(error_of([&] { read_archive(path, [](auto&) { return true; }); }),
+  EXPECT_THAT(error_of([&] { read_archive(path, 10000, [](auto&) { return true; }); }),
               HasSubstr("archive '" + path.native() + "' cannot be read"));
   write_file(path, "this is no archive, whatever its name says");
   EXPECT_THAT(error_of([&] { TarStore{path}; }),
@@ -100,7 +101,26 @@ TEST(DataArchive, DamageIsAnErrorWithTheArchivesName) {
   write_archive(path, {{"a", std::string(5000, 'a')}, {"b", std::string(5000, 'b')}});
   std::filesystem::resize_file(path, 7000);
   EXPECT_NE(error_of([&] { TarStore(path).read("b"); }), "no error");
-  EXPECT_NE(error_of([&] { read_archive(path, [](auto&) { return true; }); }), "no error");
+  EXPECT_NE(error_of([&] { read_archive(path, 10000, [](auto&) { return true; }); }), "no error");
+}
+
+TEST(DataArchive, AMemberLargerThanExpectedIsRefusedBeforeItIsRead) {
+  const TemporaryDirectory directory;
+  const auto path = directory / "a.tar.gz";
+  write_archive(path, {{"small", "1"}, {"bomb", std::string(std::size_t{1} << 24U, '\0')}}, true);
+  EXPECT_LT(std::filesystem::file_size(path), std::size_t{1} << 16U);
+  EXPECT_EQ(read_archive(path, 1000, [](auto& name) { return name == "small"; }).size(), 1U);
+  EXPECT_THAT(error_of([&] { read_archive(path, 1000, [](auto&) { return true; }); }),
+              HasSubstr("member 'bomb', would have 16777216 bytes; at most 1000 are expected"));
+  const auto cifar = directory / "cifar-100-binary.tar.gz";
+  write_archive(cifar, {{"test.bin", std::string(30740001, '\0')}}, true);
+  EXPECT_THAT(error_of([&] { bsconv::data::open_cifar100(cifar, Split::test); }),
+              HasSubstr("would have 30740001 bytes; at most 30740000 are expected"));
+  // A sparse member claims a hole of 8 GB in half a kilobyte.
+  write_sparse_tar(directory / "sparse.tar");
+  const TarStore store(directory / "sparse.tar");
+  EXPECT_THAT(error_of([&] { store.read("hole"); }),
+              HasSubstr("would have 8589934591 bytes; at most "));
 }
 
 /// CIFAR files of the official size in which only the labels of the first records are not 0.

@@ -143,6 +143,8 @@ TEST(DataImageFile, RefusesDamagedImages) {
   EXPECT_THAT(error("P6 99999999999999999999 1 255\n"), HasSubstr("is too large"));
   EXPECT_THAT(error("P6 200000 200000 255\n"), HasSubstr("is 200000 x 200000 pixels"));
   EXPECT_THAT(error("P6 1 1 65535\nabcdef"), HasSubstr("has values up to 65535; 1 to 255"));
+  EXPECT_THAT(error("P6 16384 16384 255\nabcde"),
+              HasSubstr("is 16384 x 16384 pixels, which 24 bytes cannot tell; is it cut short?"));
   EXPECT_THAT(error("P6 2 1 255\nabcde"), HasSubstr("is cut short: 16 bytes, needs 17"));
   EXPECT_THAT(error("\x89PNG"), HasSubstr("is not a readable PNG: "));
   EXPECT_THAT(error("\xff\xd8\xff"), HasSubstr("is not a readable JPEG: "));

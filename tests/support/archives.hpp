@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <fstream>
 #include <string>
 #include <utility>
 #include <vector>
@@ -40,6 +41,34 @@ inline void write_archive(const std::filesystem::path& path, const ArchiveMember
   }
   TORCH_CHECK(archive_write_close(archive) == ARCHIVE_OK);
   archive_write_free(archive);
+}
+
+/// Writes a tar archive of one member, "hole", of 8 GB of which none is stored: GNU tar's old
+/// sparse format.
+inline void write_sparse_tar(const std::filesystem::path& path) {
+  std::string header(512, '\0');
+  const auto put = [&](std::size_t offset, const std::string& text) {
+    header.replace(offset, text.size(), text);
+  };
+  put(0, "hole");
+  put(100, "0000644");
+  put(124, "00000000000");  // stored bytes
+  put(156, "S");
+  put(257, "ustar  ");
+  put(386, "77777777777");  // the only segment: its offset, its size
+  put(398, "00000000000");
+  put(483, "77777777777");  // the size with all holes
+  put(148, "        ");
+  unsigned sum = 0;
+  for (const char byte : header) {
+    sum += static_cast<unsigned char>(byte);
+  }
+  std::string octal(6, '0');
+  for (std::size_t digit = 6; digit-- > 0; sum /= 8) {
+    octal[digit] = static_cast<char>('0' + sum % 8);
+  }
+  put(148, octal + std::string(1, '\0'));
+  std::ofstream(path, std::ios::binary) << header << std::string(1024, '\0');
 }
 
 /// Writes a MATLAB 5 file with the N x 1 cell array `variable` of texts.

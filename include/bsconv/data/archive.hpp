@@ -42,13 +42,17 @@ inline void check_archive(::archive* archive, int code, const std::string& origi
   }
 }
 
-/// A reader of tar archives, compressed in any way that libarchive knows.
+/// A reader of tar archives, compressed with gzip, bzip2, xz, zstd or not. Other filters of
+/// libarchive start external programs, which no data set needs.
 inline ArchiveHandle new_archive_reader(const std::string& origin) {
   ArchiveHandle archive(archive_read_new());
   TORCH_CHECK(archive != nullptr, origin, ": out of memory");
   check_archive(archive.get(), archive_read_support_format_tar(archive.get()), origin);
-  // A warning says that an external program serves; an archive that needs it tells later.
-  archive_read_support_filter_all(archive.get());
+  for (const auto support : {&archive_read_support_filter_gzip, &archive_read_support_filter_bzip2,
+                             &archive_read_support_filter_xz, &archive_read_support_filter_zstd}) {
+    // A warning says that this libarchive was built without the library.
+    support(archive.get());
+  }
   return archive;
 }
 
@@ -74,12 +78,14 @@ inline archive_entry* next_archive_file(::archive* archive, const std::string& o
   }
 }
 
-/// The data of the present member.
+/// The data of the present member, which may have up to `largest` bytes.
 inline std::vector<uint8_t> read_archive_data(::archive* archive, archive_entry* entry,
-                                              const std::string& origin) {
+                                              uint64_t largest, const std::string& origin) {
   // A size is taken for true only as far as there is data.
-  constexpr std::size_t step = std::size_t{1} << 24U;
+  constexpr std::size_t step = std::size_t{1} << 20U;
   const auto size = static_cast<std::size_t>(archive_entry_size(entry));
+  TORCH_CHECK(size <= largest, origin, " would have ", size, " bytes; at most ", largest,
+              " are expected");
   std::vector<uint8_t> bytes;
   while (bytes.size() < size) {
     const auto filled = bytes.size();
@@ -104,9 +110,11 @@ inline std::string archive_name(const std::filesystem::path& path) {
 /// Reads the members of a tar archive, compressed or not, for which `wanted` says so, in one pass.
 ///
 /// The result maps paths, without "./" in front, to bytes. Throws `c10::Error` that names the
-/// archive if it cannot be read or a member's path leaves its folder.
+/// archive if it cannot be read, a member's path leaves its folder, or a wanted member has more
+/// than `largest` bytes: a few compressed ones may stand for any number.
 inline std::unordered_map<std::string, std::vector<uint8_t>> read_archive(
-    const std::filesystem::path& path, const std::function<bool(const std::string&)>& wanted) {
+    const std::filesystem::path& path, uint64_t largest,
+    const std::function<bool(const std::string&)>& wanted) {
   const auto origin = detail::archive_name(path);
   const auto archive = detail::new_archive_reader(origin);
   detail::check_archive(archive.get(),
@@ -116,7 +124,8 @@ inline std::unordered_map<std::string, std::vector<uint8_t>> read_archive(
   while (auto* entry = detail::next_archive_file(archive.get(), origin, name)) {
     if (wanted(name)) {
       result[name] =
-          detail::read_archive_data(archive.get(), entry, origin + ", member '" + name + "',");
+          detail::read_archive_data(archive.get(), entry, largest,
+                                    origin + ", member '" + name + "',");
     }
   }
   return result;
@@ -170,7 +179,8 @@ class TarStore : public FileStore {
     auto* entry = detail::next_archive_file(archive.get(), full_name(path), name);
     TORCH_CHECK(entry != nullptr && name == path, full_name(path),
                 ": the archive changed since it was opened");
-    return detail::read_archive_data(archive.get(), entry, full_name(path));
+    // Only a sparse member could have more data than its block.
+    return detail::read_archive_data(archive.get(), entry, block.size(), full_name(path));
   }
 
   std::string full_name(const std::string& path) const override {

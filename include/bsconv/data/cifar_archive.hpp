@@ -31,7 +31,9 @@ inline ImageDataset load_cifar_archive(const std::filesystem::path& path, const 
   const auto file_name = [](const std::string& member) {
     return std::filesystem::path(member).filename().native();
   };
-  auto members = read_archive(path, [&](const std::string& member) {
+  const auto label_bytes = static_cast<int64_t>(layout.label_counts.size());
+  const auto largest = static_cast<uint64_t>(records * (label_bytes + cifar_image_bytes));
+  auto members = read_archive(path, largest, [&](const std::string& member) {
     const auto name = file_name(member);
     return name == layout.names_file || std::find(files.begin(), files.end(), name) != files.end();
   });
@@ -52,8 +54,7 @@ inline ImageDataset load_cifar_archive(const std::filesystem::path& path, const 
     TORCH_CHECK(member != members.end(), layout.name, ": ", archive_name(path), " has no member '",
                 file, "'");
     const auto name = path.native() + "/" + member->first;
-    check_cifar_size(member->second.size(), records,
-                     static_cast<int64_t>(layout.label_counts.size()), layout.name, name);
+    check_cifar_size(member->second.size(), records, label_bytes, layout.name, name);
     auto stream = stream_of(member->second);
     read_cifar_records(stream, name, layout.name, records, layout.label_counts,
                        images.data_ptr<uint8_t>() + first * cifar_image_bytes,

@@ -35,7 +35,8 @@ inline torch::Tensor decode_png(const std::vector<uint8_t>& bytes, const std::st
   } const guard{&image};
   TORCH_CHECK(png_image_begin_read_from_memory(&image, bytes.data(), bytes.size()) != 0, origin,
               " is not a readable PNG: ", static_cast<const char*>(image.message));
-  check_image_size(image.width, image.height, origin);
+  // Deflate makes at most 1,032 bytes of one, each with at most 8 pixels.
+  check_image_size(image.width, image.height, bytes.size(), 1032 * 8, origin);
   // Palettes, gray and 16 bits become 8-bit RGB; what is transparent shows a white ground.
   image.format = PNG_FORMAT_RGB;
   const png_color white{255, 255, 255};
@@ -76,7 +77,7 @@ inline torch::Tensor decode_pnm(const std::vector<uint8_t>& bytes, const std::st
   const auto width = read_pnm_number(bytes, next, origin);
   const auto height = read_pnm_number(bytes, next, origin);
   const auto largest = read_pnm_number(bytes, next, origin);
-  check_image_size(width, height, origin);
+  check_image_size(width, height, bytes.size(), 1, origin);
   TORCH_CHECK(largest >= 1 && largest <= 255, origin, " has values up to ", largest,
               "; 1 to 255 are supported");
   ++next;

@@ -22,9 +22,14 @@ namespace bsconv::data::detail {
 /// Images with more pixels than this are refused before memory is taken for them.
 inline constexpr uint64_t max_image_pixels = uint64_t{1} << 28U;
 
-inline void check_image_size(uint64_t width, uint64_t height, const std::string& origin) {
+/// Throws unless an image of `width` x `height` may be told by `bytes` bytes, each of which stands
+/// for at most `pixels_per_byte` pixels.
+inline void check_image_size(uint64_t width, uint64_t height, uint64_t bytes,
+                             uint64_t pixels_per_byte, const std::string& origin) {
   TORCH_CHECK(width > 0 && height > 0 && width <= max_image_pixels / height, origin, " is ", width,
               " x ", height, " pixels; from 1 to ", max_image_pixels, " are allowed");
+  TORCH_CHECK(width * height / pixels_per_byte <= bytes, origin, " is ", width, " x ", height,
+              " pixels, which ", bytes, " bytes cannot tell; is it cut short?");
 }
 
 /// A rectangle of an image.
@@ -57,11 +62,14 @@ class JpegDecoder {
       jpeg_destroy_decompress(&info_);
       fail();
     }
-    if (static_cast<uint64_t>(info_.image_width) * info_.image_height > max_image_pixels) {
-      std::snprintf(error_.message, sizeof(error_.message), "it has %u x %u pixels, too many",
-                    info_.image_width, info_.image_height);
+    try {
+      // A Huffman code spends a bit or more on a block of 8 x 8 samples, of up to 4 pixels each.
+      const uint64_t pixels_per_byte = info_.arith_code != 0 ? max_image_pixels : 8 * 64 * 4;
+      check_image_size(info_.image_width, info_.image_height, bytes.size(), pixels_per_byte,
+                       origin);
+    } catch (...) {
       jpeg_destroy_decompress(&info_);
-      fail();
+      throw;
     }
   }
   JpegDecoder(const JpegDecoder&) = delete;

@@ -66,7 +66,9 @@ inline std::vector<std::string> read_dogs_list(const std::filesystem::path& root
     return read_matlab_texts(root / name, "file_list");
   }
   const auto archive = root / "lists.tar";
-  const auto members = read_archive(archive, [&](const auto& path) { return path == name; });
+  constexpr uint64_t largest = uint64_t{1} << 26U;
+  const auto members =
+      read_archive(archive, largest, [&](const auto& path) { return path == name; });
   TORCH_CHECK(!members.empty(), "Stanford Dogs: ", archive_name(archive), " has no member '", name,
               "'");
   // matio reads files only.
