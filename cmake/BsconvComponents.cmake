@@ -5,8 +5,8 @@
 #   bsconv::json      nlohmann/json: weights/, train/, profile/json.hpp
 #   bsconv::images    libpng and libjpeg-turbo: data/image_file.hpp, data/file_loader.hpp
 #   bsconv::archives  libarchive: data/archive.hpp, data/cifar_archive.hpp
-#   bsconv::dogs      libarchive, matio and libcrypto: data/stanford_dogs.hpp, data/matlab.hpp,
-#                     data/md5.hpp
+#   bsconv::dogs      libarchive, matio, zlib and libcrypto: data/stanford_dogs.hpp,
+#                     data/matlab.hpp, data/md5.hpp
 #   bsconv::toml      toml++, and json: train/settings_file.hpp
 #   bsconv::plot      cairo: plot/
 #   bsconv::onnx      protozero: export/
@@ -50,21 +50,22 @@ function(bsconv_add_component component error)
   elseif(component STREQUAL "dogs")
     find_package(LibArchive QUIET)
     find_package(OpenSSL QUIET COMPONENTS Crypto)
+    find_package(ZLIB QUIET)
     # matio comes without a CMake package.
     find_path(BSCONV_MATIO_INCLUDE_DIR matio.h)
     find_library(BSCONV_MATIO_LIBRARY matio)
     mark_as_advanced(BSCONV_MATIO_INCLUDE_DIR BSCONV_MATIO_LIBRARY)
-    if(NOT LibArchive_FOUND OR NOT OPENSSL_CRYPTO_LIBRARY OR NOT BSCONV_MATIO_INCLUDE_DIR
-       OR NOT BSCONV_MATIO_LIBRARY)
+    if(NOT LibArchive_FOUND OR NOT OPENSSL_CRYPTO_LIBRARY OR NOT ZLIB_FOUND
+       OR NOT BSCONV_MATIO_INCLUDE_DIR OR NOT BSCONV_MATIO_LIBRARY)
       set(${error}
-          "bsconv component 'dogs' needs libarchive, matio and OpenSSL: apt-get install libarchive-dev libmatio-dev libssl-dev"
+          "bsconv component 'dogs' needs libarchive, matio, zlib and OpenSSL: apt-get install libarchive-dev libmatio-dev zlib1g-dev libssl-dev"
           PARENT_SCOPE)
       return()
     endif()
     add_library(bsconv_matio INTERFACE IMPORTED GLOBAL)
     target_include_directories(bsconv_matio SYSTEM INTERFACE "${BSCONV_MATIO_INCLUDE_DIR}")
     target_link_libraries(bsconv_matio INTERFACE "${BSCONV_MATIO_LIBRARY}")
-    set(libraries LibArchive::LibArchive bsconv_matio OpenSSL::Crypto)
+    set(libraries LibArchive::LibArchive bsconv_matio ZLIB::ZLIB OpenSSL::Crypto)
   elseif(component STREQUAL "toml")
     find_package(tomlplusplus 3 QUIET)
     bsconv_add_component(json json_error)

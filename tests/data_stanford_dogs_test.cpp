@@ -4,7 +4,9 @@
 #include <bsconv/data/image_file.hpp>
 #include <bsconv/data/stanford_dogs.hpp>
 
+#include <cstddef>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "support/archives.hpp"
@@ -172,9 +174,13 @@ TEST(DataMatlab, NamesWhatIsWrongWithAFile) {
   const TemporaryDirectory directory;
   const auto path = directory / "a.mat";
   EXPECT_THAT(error_of([&] { read_matlab_texts(path, "list"); }),
-              HasSubstr("MATLAB file '" + path.native() + "' does not exist or is damaged"));
+              HasSubstr("MATLAB file '" + path.native() + "' does not exist"));
   write_file(path, "no MATLAB file at all");
-  EXPECT_THAT(error_of([&] { read_matlab_texts(path, "list"); }), HasSubstr("is damaged"));
+  EXPECT_THAT(error_of([&] { read_matlab_texts(path, "list"); }),
+              HasSubstr("is damaged: it ends within its header"));
+  write_file(path, std::string(128, 'x'));
+  EXPECT_THAT(error_of([&] { read_matlab_texts(path, "list"); }),
+              HasSubstr("it is of no supported version; 5 to 7.2, little-endian, are"));
   write_matlab_texts(path, "list", {"one", "two", "a longer text"});
   EXPECT_EQ(read_matlab_texts(path, "list"),
             (std::vector<std::string>{"one", "two", "a longer text"}));
@@ -192,6 +198,33 @@ TEST(DataMatlab, NamesWhatIsWrongWithAFile) {
   Mat_Close(file);
   EXPECT_THAT(error_of([&] { read_matlab_texts(path, "list"); }),
               HasSubstr("'list' is not a cell array of N x 1"));
+}
+
+TEST(DataMatlab, SizesThatTheFileDoesNotHoldAreRefusedBeforeMemoryIsTaken) {
+  const TemporaryDirectory directory;
+  const auto path = directory / "a.mat";
+  write_matlab_texts(path, "list", {"one", "two"});
+  const auto whole = bsconv_test::read_file(path);
+  // Variable: tag at 128, flags at 136, dimensions at 152, name at 168, first cell at 176, its
+  // dimensions at 200.
+  const auto error = [&](std::size_t offset, std::string_view bytes) {
+    auto damaged = whole;
+    write_file(path, damaged.replace(offset, bytes.size(), bytes));
+    return error_of([&] { read_matlab_texts(path, "list"); });
+  };
+  EXPECT_THAT(error(132, "\xff\xff\xff\x7f"), HasSubstr("an element ends behind the end"));
+  EXPECT_THAT(error(128, "\x0d"), HasSubstr("it has an element that is no array"));
+  EXPECT_THAT(error(136, "\x05"), HasSubstr("an array has no flags"));
+  EXPECT_THAT(error(144, "\x02"), HasSubstr("it has more than cells, texts and numbers"));
+  EXPECT_THAT(error(152, "\x06"), HasSubstr("an array has no dimensions"));
+  EXPECT_THAT(error(160, "\xff\xff\xff\xff"), HasSubstr("a dimension is negative"));
+  EXPECT_THAT(error(160, "\xff\xff\xff\x7f"), HasSubstr("an array is too large"));
+  EXPECT_THAT(error(160, std::string_view("\0\0\1\0", 4)),
+              HasSubstr("a cell array has fewer cells than it says"));
+  EXPECT_THAT(error(160, "\1"), HasSubstr("an array has bytes behind it"));
+  EXPECT_THAT(error(208, std::string_view("\0\1\0\0", 4)),
+              HasSubstr("an array has fewer values than it says"));
+  EXPECT_THAT(error(193, "\x08"), HasSubstr("it has complex numbers"));
 }
 
 TEST(DataMatlab, ReadsWhatOthersWrote) {

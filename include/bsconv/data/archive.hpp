@@ -123,9 +123,8 @@ inline std::unordered_map<std::string, std::vector<uint8_t>> read_archive(
   std::string name;
   while (auto* entry = detail::next_archive_file(archive.get(), origin, name)) {
     if (wanted(name)) {
-      result[name] =
-          detail::read_archive_data(archive.get(), entry, largest,
-                                    origin + ", member '" + name + "',");
+      result[name] = detail::read_archive_data(archive.get(), entry, largest,
+                                               origin + ", member '" + name + "',");
     }
   }
   return result;

@@ -11,7 +11,10 @@
 #include <matio.h>
 #include <torch/types.h>
 
-// This header needs matio, so it is not part of <bsconv/data.hpp>.
+#include <bsconv/data/file_bytes.hpp>
+#include <bsconv/data/matlab_check.hpp>
+
+// This header needs matio and zlib, so it is not part of <bsconv/data.hpp>.
 
 namespace bsconv::data {
 
@@ -44,12 +47,13 @@ inline std::string matlab_text(const matvar_t* variable, const std::string& orig
 
 }  // namespace detail
 
-/// The texts of a cell array, N x 1 or 1 x N, of a MATLAB file (version 4 to 7.2). Throws
-/// `c10::Error` with the path if the file cannot be read, has no such variable, or it is no list of
-/// ASCII texts.
+/// The texts of a cell array, N x 1 or 1 x N, of a MATLAB file (version 5 to 7.2). Throws
+/// `c10::Error` with the path if the file cannot be read, is damaged, has no such variable, or it
+/// is no list of ASCII texts.
 inline std::vector<std::string> read_matlab_texts(const std::filesystem::path& path,
                                                   const std::string& variable) {
   const std::string origin = "MATLAB file '" + path.native() + "'";
+  detail::MatlabCheck::check(detail::read_bytes(path, origin), origin);
   const std::unique_ptr<mat_t, detail::CloseMatlabFile> file(
       Mat_Open(path.c_str(), MAT_ACC_RDONLY));
   TORCH_CHECK(file != nullptr, origin, " does not exist or is damaged");
