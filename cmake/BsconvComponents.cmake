@@ -10,9 +10,10 @@
 #   bsconv::toml      toml++, and json: train/settings_file.hpp
 #   bsconv::plot      cairo: plot/
 #   bsconv::onnx      protozero: export/
+#   bsconv::distributed  json, and Gloo's headers: distributed/
 #   bsconv::kernels   nothing: the code of kernels/, compiled once instead of in each source file
 
-set(BSCONV_COMPONENTS json images archives dogs toml plot onnx kernels)
+set(BSCONV_COMPONENTS json images archives dogs toml plot onnx distributed kernels)
 
 # Defines bsconv::<component>; `error` says what is missing, or is empty.
 function(bsconv_add_component component error)
@@ -102,6 +103,19 @@ function(bsconv_add_component component error)
     endif()
     set(libraries "")
     set(include_directories "${BSCONV_PROTOZERO_INCLUDE_DIR}")
+  elseif(component STREQUAL "distributed")
+    # LibTorch has Gloo inside, without its headers.
+    find_path(BSCONV_GLOO_INCLUDE_DIR gloo/algorithm.h)
+    mark_as_advanced(BSCONV_GLOO_INCLUDE_DIR)
+    bsconv_add_component(json json_error)
+    if(NOT BSCONV_GLOO_INCLUDE_DIR OR json_error)
+      set(${error}
+          "bsconv component 'distributed' needs Gloo's headers and nlohmann/json: apt-get install libgloo-dev nlohmann-json3-dev"
+          PARENT_SCOPE)
+      return()
+    endif()
+    set(libraries bsconv::json)
+    set(include_directories "${BSCONV_GLOO_INCLUDE_DIR}")
   elseif(component STREQUAL "kernels")
     if(NOT TARGET bsconv_kernels)
       add_library(bsconv_kernels STATIC EXCLUDE_FROM_ALL

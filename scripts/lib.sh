@@ -13,7 +13,7 @@ export OMP_WAIT_POLICY=passive
 packages="g++ cmake ninja-build ccache python3 python3-pip python3-venv ca-certificates
   libcli11-dev nlohmann-json3-dev libpng-dev libjpeg62-turbo-dev libarchive-dev
   libmatio-dev zlib1g-dev libtomlplusplus-dev libcairo2-dev libgtest-dev libgmock-dev libssl-dev
-  libprotozero-dev"
+  libprotozero-dev libgloo-dev"
 
 # Installs the Debian packages that are missing, or says how to.
 install_packages() {

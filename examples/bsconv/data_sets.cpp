@@ -22,6 +22,7 @@ data::LoaderOptions loader_options(const DataRequest& request, data::Split split
   return data::LoaderOptions()
       .batch_size(request.batch_size)
       .shuffle(split == data::Split::train)
+      .shard(split == data::Split::train ? request.shard : data::Shard())
       .seed(request.seed)
       .device(request.device);
 }

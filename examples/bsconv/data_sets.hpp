@@ -34,6 +34,8 @@ struct DataRequest {
   bsconv::data::Mixing mixing = {};
   /// Whether training images are augmented; otherwise they are prepared as test images are.
   bool augmented = true;
+  /// The part of every training batch that this process trains on.
+  bsconv::data::Shard shard = {};
 };
 
 /// The batches of one split.

@@ -14,6 +14,7 @@
 #include "commands.hpp"
 #include "common.hpp"
 #include "data_sets.hpp"
+#include "processes.hpp"
 #include "run_folder.hpp"
 #include "train_plan.hpp"
 #include "train_settings.hpp"
@@ -49,7 +50,7 @@ std::string describe_run(const TrainSettings& settings, const bsconv::train::Run
 
 /// Ends the program as the training ended.
 void report(const bsconv::train::FitResult& result, const TrainSettings& settings,
-            RunFolder& folder) {
+            std::optional<RunFolder>& folder) {
   const auto& out = settings.options.output_dir();
   if (result.interrupted) {
     throw Interrupted(
@@ -63,7 +64,9 @@ void report(const bsconv::train::FitResult& result, const TrainSettings& setting
   }
   text << "best test accuracy " << 100 * result.best_accuracy << " %, checkpoint '"
        << (out / "best.safetensors").native() << "'\n";
-  folder.print(text.str());
+  if (folder) {
+    folder->print(text.str());
+  }
 }
 
 void train(const TrainFlags& flags) {
@@ -79,15 +82,17 @@ void train(const TrainFlags& flags) {
   }
 
   const int64_t side = input_size(settings.architecture);
-  const DataRequest request = {settings.dataset,
-                               settings.data_root,
-                               side,
-                               options.batch_size(),
-                               options.seed(),
-                               options.device(),
-                               broken_images(settings.broken_images),
-                               augmentation_of(settings),
-                               mixing_of(settings)};
+  const auto shard = shard_of_environment();
+  DataRequest request = {settings.dataset,
+                         settings.data_root,
+                         side,
+                         options.batch_size(),
+                         options.seed(),
+                         options.device(),
+                         broken_images(settings.broken_images),
+                         augmentation_of(settings),
+                         mixing_of(settings)};
+  request.shard = shard;
   const auto training = open_training_images(request);
   const auto test = open_test_images(request);
   bsconv::train::RunInfo info;
@@ -111,21 +116,34 @@ void train(const TrainFlags& flags) {
     std::cout << header << profile << describe_plan(trainer, *training.batches, *test.batches);
     return;
   }
-  RunFolder folder(settings);
-  folder.print(header + profile);
-  if (checkpoint) {
+  const auto processes = meet_processes(settings, flags.process_timeout);
+  if (processes != nullptr) {
+    trainer.communicator(processes);
+  }
+  // One process writes and prints for all.
+  std::optional<RunFolder> folder;
+  if (shard.index == 0) {
+    folder.emplace(settings);
+    folder->print(header + profile);
+    if (shard.count > 1) {
+      folder->print(std::to_string(shard.count) + " processes train together\n");
+    }
+    folder->observe(trainer);
+  }
+  if (checkpoint && folder) {
     std::ostringstream text;
     text << "resumed after epoch " << checkpoint->epoch << ", batch " << checkpoint->step
          << ", best " << 100 * trainer.best_accuracy() << " %\n";
-    folder.print(text.str());
+    folder->print(text.str());
   }
-  folder.observe(trainer);
   const bsconv::train::InterruptGuard guard;
   trainer.stop_when(bsconv::train::InterruptGuard::requested);
   const auto result = trainer.fit(*training.batches, *test.batches);
-  std::ostringstream broken;
-  report_broken_images(broken, {&training, &test});
-  folder.print(broken.str());
+  if (folder) {
+    std::ostringstream broken;
+    report_broken_images(broken, {&training, &test});
+    folder->print(broken.str());
+  }
   report(result, settings, folder);
 }
 

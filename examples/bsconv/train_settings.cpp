@@ -35,6 +35,8 @@ void visit_data_settings(Settings& settings, Visitor&& visit) {
   visit("random_erasing", settings.random_erasing, "Probability of random erasing");
   visit("mixup", settings.mixup, "alpha of mixup; 0: none");
   visit("cutmix", settings.cutmix, "alpha of CutMix; 0: none; with mixup, one of both a batch");
+  visit("sync_batch_norm", settings.sync_batch_norm,
+        "With several processes, batch statistics over all of them");
 }
 
 /// Calls `visit(name, value, description)` for the program's own settings.
@@ -170,6 +172,11 @@ void add_train_flags(CLI::App& command, TrainFlags& flags) {
                      "says otherwise");
   command.add_flag("--dry-run", flags.dry_run,
                    "Only print the model's profile, sizes, steps and the expected time");
+  command
+      .add_option("--process-timeout", flags.process_timeout,
+                  "How long to wait for other processes, in seconds (those that torchrun starts)")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
 }
 
 TrainSettings make_settings(const TrainFlags& flags, const std::optional<Checkpoint>& checkpoint) {

@@ -30,6 +30,7 @@ struct TrainSettings {
   double random_erasing = 0;
   double mixup = 0;
   double cutmix = 0;
+  bool sync_batch_norm = false;
   /// The settings that a checkpoint keeps, and the device, workers and run folder.
   bsconv::train::TrainOptions options;
 };
@@ -41,6 +42,8 @@ struct TrainFlags {
   std::filesystem::path out;
   std::filesystem::path resume;
   bool dry_run = false;
+  /// How long to wait for other processes, in seconds.
+  int64_t process_timeout = 600;
 };
 
 /// Adds a flag for every setting, and the others, to `command`.

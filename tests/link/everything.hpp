@@ -9,6 +9,7 @@
 #include <bsconv/data/file_loader.hpp>
 #include <bsconv/data/image_file.hpp>
 #include <bsconv/data/stanford_dogs.hpp>
+#include <bsconv/distributed.hpp>
 #include <bsconv/export.hpp>
 #include <bsconv/infer.hpp>
 #include <bsconv/plot.hpp>

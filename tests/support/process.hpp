@@ -33,10 +33,13 @@ struct Result {
   std::string output;
 };
 
+/// Variables of a process's environment.
+using Environment = std::vector<std::pair<std::string, std::string>>;
+
 /// A started program whose output goes to a file.
 class Process {
  public:
-  explicit Process(std::vector<std::string> arguments) {
+  explicit Process(std::vector<std::string> arguments, const Environment& environment = {}) {
     arguments.insert(arguments.begin(), program());
     child_ = ::fork();
     if (child_ == 0) {
@@ -46,6 +49,9 @@ class Process {
       // runs/ lands in the temporary directory; one thread runs well beside other tests.
       (void)!::chdir(directory_.path().c_str());
       ::setenv("OMP_NUM_THREADS", "1", 1);
+      for (const auto& [name, value] : environment) {
+        ::setenv(name.c_str(), value.c_str(), 1);
+      }
       std::vector<char*> argv;
       for (auto& argument : arguments) {
         argv.push_back(argument.data());

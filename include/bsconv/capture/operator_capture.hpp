@@ -8,6 +8,7 @@
 
 #include <chrono>
 #include <cstddef>
+#include <iterator>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -43,6 +44,15 @@ class OperatorObserver {
   virtual bool looks_inside(const c10::OperatorHandle& op,
                             const std::vector<c10::IValue>& inputs) = 0;
 
+  /// The results of what runs in place of `op`, which then doesn't run and is not reported; none if
+  /// `op` runs itself, as it does by default.
+  virtual std::optional<std::vector<c10::IValue>> replacement(
+      const c10::OperatorHandle& op, const std::vector<c10::IValue>& inputs) {
+    (void)op;
+    (void)inputs;
+    return std::nullopt;
+  }
+
   /// An operator has run.
   virtual void ran(const OperatorCall& call) = 0;
 };
@@ -71,6 +81,15 @@ inline void observe_operator(const c10::OperatorHandle& op, c10::DispatchKeySet 
   }
   const auto arguments = torch::jit::last(*stack, op.schema().arguments().size());
   const std::vector<c10::IValue> inputs(arguments.begin(), arguments.end());
+  {
+    const c10::impl::ExcludeDispatchKeyGuard guard(capture_key);
+    if (auto results = observer->replacement(op, inputs)) {
+      torch::jit::drop(*stack, inputs.size());
+      stack->insert(stack->end(), std::make_move_iterator(results->begin()),
+                    std::make_move_iterator(results->end()));
+      return;
+    }
+  }
   if (observer->looks_inside(op, inputs)) {
     op.redispatchBoxed(below, stack);
     return;

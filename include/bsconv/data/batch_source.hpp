@@ -5,6 +5,8 @@
 
 #include <torch/types.h>
 
+#include <bsconv/data/shard.hpp>
+
 namespace bsconv::data {
 
 /// Images and their labels.
@@ -16,6 +18,9 @@ struct Batch {
   /// Float probabilities [N, classes] to train on in place of the labels, where images of several
   /// classes were mixed (see `mix.hpp`); undefined otherwise.
   torch::Tensor targets = {};
+  /// How much this shard's mean counts in the mean over all shards' means: 1 where all have the
+  /// same number of images.
+  double share = 1.0;
 
   /// What `at::cross_entropy_loss` compares the logits with: `targets` if there are any, otherwise
   /// `labels`.
@@ -32,8 +37,11 @@ class BatchSource {
 
   /// How many batches an epoch has.
   virtual int64_t num_batches() const = 0;
-  /// How many images an epoch has; fewer once a source that leaves out broken images has met one.
+  /// How many images an epoch has, those of all shards; fewer once a source that leaves out broken
+  /// images has met one.
   virtual int64_t num_examples() const = 0;
+  /// The part of every batch that `get` yields.
+  virtual Shard shard() const { return {}; }
   /// Batch `index`, from 0, of `epoch`, from 0. Called from several threads at once.
   virtual Batch get(int64_t epoch, int64_t index) const = 0;
 };

@@ -8,6 +8,8 @@
 #include <ATen/CPUGeneratorImpl.h>
 #include <torch/types.h>
 
+#include <bsconv/data/shard.hpp>
+
 namespace bsconv::data::detail {
 
 /// One well-mixed seed from three numbers (SplitMix64, Steele et al., OOPSLA 2014).
@@ -30,30 +32,53 @@ inline torch::Generator batch_generator(uint64_t seed, int64_t epoch, int64_t in
 /// Which of `size` records each batch of each epoch holds. Used by several threads at once.
 class EpochOrder {
  public:
-  /// Throws if the batch size is not positive or no batch is left.
-  EpochOrder(int64_t size, int64_t batch_size, bool shuffle, bool drop_last, uint64_t seed)
-      : size_(size),
-        batch_size_(batch_size),
-        shuffle_(shuffle),
-        drop_last_(drop_last),
-        seed_(seed) {
+  /// Throws if the batch size is not positive, has less than a record for every shard, or no batch
+  /// is left. A last batch with less than a record for every shard is left out.
+  EpochOrder(int64_t size, int64_t batch_size, bool shuffle, bool drop_last, uint64_t seed,
+             Shard shard = {})
+      : size_(size), batch_size_(batch_size), shuffle_(shuffle), seed_(seed), shard_(shard) {
+    shard.check();
     TORCH_CHECK(batch_size > 0, "batch_size must be positive, got ", batch_size);
-    TORCH_CHECK(num_batches() > 0, "a data set of ", size, " images gives no batch of ",
-                batch_size);
+    TORCH_CHECK(batch_size >= shard.count, "a batch of ", batch_size, " has no image for each of ",
+                shard.count, " processes");
+    num_batches_ = size / batch_size;
+    if (!drop_last && size % batch_size >= shard.count) {
+      ++num_batches_;
+    }
+    TORCH_CHECK(num_batches_ > 0, "a data set of ", size, " images gives no batch of ", batch_size);
   }
 
-  int64_t num_batches() const { return (size_ + (drop_last_ ? 0 : batch_size_ - 1)) / batch_size_; }
+  int64_t num_batches() const { return num_batches_; }
 
-  int64_t num_examples() const { return std::min(size_, num_batches() * batch_size_); }
+  /// Those of all shards.
+  int64_t num_examples() const { return std::min(size_, num_batches_ * batch_size_); }
 
-  /// The records of batch `index` of `epoch`, int64 [N].
+  /// Records in batch `index`, those of all shards.
+  int64_t batch_size(int64_t index) const {
+    TORCH_CHECK(index >= 0 && index < num_batches_, "batch ", index,
+                " is out of range; an epoch has batches 0 to ", num_batches_ - 1);
+    return std::min(batch_size_, size_ - index * batch_size_);
+  }
+
+  /// The records of this shard of batch `index` of `epoch`, int64 [N].
   torch::Tensor records(int64_t epoch, int64_t index) const {
     TORCH_CHECK(epoch >= 0, "epoch must not be negative, got ", epoch);
-    TORCH_CHECK(index >= 0 && index < num_batches(), "batch ", index,
-                " is out of range; an epoch has batches 0 to ", num_batches() - 1);
-    const int64_t first = index * batch_size_;
-    const int64_t last = std::min(first + batch_size_, size_);
+    const int64_t records = batch_size(index);
+    const int64_t first = index * batch_size_ + shard_.begin(records);
+    const int64_t last = index * batch_size_ + shard_.end(records);
     return shuffle_ ? order(epoch).slice(0, first, last) : torch::arange(first, last);
+  }
+
+  /// What `Batch::share` is for batch `index`.
+  double share(int64_t index) const {
+    const int64_t records = batch_size(index);
+    return static_cast<double>((shard_.end(records) - shard_.begin(records)) * shard_.count) /
+           static_cast<double>(records);
+  }
+
+  /// The generator of what this shard alone draws for batch `index` of `epoch`.
+  torch::Generator shard_generator(int64_t epoch, int64_t index) const {
+    return batch_generator(seed_, epoch, index * shard_.count + shard_.index);
   }
 
  private:
@@ -71,8 +96,9 @@ class EpochOrder {
   int64_t size_;
   int64_t batch_size_;
   bool shuffle_;
-  bool drop_last_;
   uint64_t seed_;
+  Shard shard_;
+  int64_t num_batches_ = 0;
   mutable std::mutex mutex_;
   mutable torch::Tensor order_;
   mutable int64_t order_epoch_ = -1;

@@ -70,7 +70,7 @@ class FileLoader : public BatchSource {
         options_(std::move(options)),
         skip_(broken == BrokenImages::skip),
         order_(dataset_.size(), options_.batch_size(), options_.shuffle(), options_.drop_last(),
-               options_.seed()) {}
+               options_.seed(), options_.shard()) {}
 
   int64_t num_batches() const override { return order_.num_batches(); }
 
@@ -78,6 +78,8 @@ class FileLoader : public BatchSource {
     const std::lock_guard<std::mutex> lock(mutex_);
     return order_.num_examples() - static_cast<int64_t>(broken_.size());
   }
+
+  Shard shard() const override { return options_.shard(); }
 
   Batch get(int64_t epoch, int64_t index) const override {
     const auto records = order_.records(epoch, index);
@@ -99,10 +101,12 @@ class FileLoader : public BatchSource {
     TORCH_CHECK(filled > 0, "none of the ", count, " images of batch ", index, " of epoch ", epoch,
                 " can be read; the first is ", dataset_.full_name(records[0].item<int64_t>()));
     images = images.narrow(0, 0, filled).to(options_.device());
-    auto generator = detail::batch_generator(options_.seed(), epoch, index);
-    return detail::finish_batch(std::move(images), labels.narrow(0, 0, filled),
-                                dataset_.num_classes(), options_, options_.augmentation(),
-                                generator);
+    auto generator = order_.shard_generator(epoch, index);
+    auto batch =
+        detail::finish_batch(std::move(images), labels.narrow(0, 0, filled), dataset_.num_classes(),
+                             options_, options_.augmentation(), generator);
+    batch.share = order_.share(index);
+    return batch;
   }
 
   /// The files.

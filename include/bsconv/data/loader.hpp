@@ -19,12 +19,16 @@ namespace bsconv::data {
 
 /// Options of `DataLoader` and `FileLoader`.
 struct LoaderOptions {
-  /// Images in a batch; the last batch of an epoch holds what is left. Default: 128.
+  /// Images in a batch, those of all shards; the last batch of an epoch holds what is left.
+  /// Default: 128.
   TORCH_ARG(int64_t, batch_size) = 128;
   /// Whether each epoch has its own random order. Default: no.
   TORCH_ARG(bool, shuffle) = false;
   /// Whether a last batch smaller than `batch_size` is left out. Default: no.
   TORCH_ARG(bool, drop_last) = false;
+  /// The part of every batch to yield. All parts together are the batch that a single process would
+  /// have, its random crops and flips included; what is drawn behind those differs. Default: all.
+  TORCH_ARG(Shard, shard) = {};
   /// Where order and augmentation start from. Default: 0.
   TORCH_ARG(uint64_t, seed) = 0;
   /// Where the batches lie. Default: the CPU.
@@ -72,7 +76,7 @@ class DataLoader : public BatchSource {
       : dataset_(std::move(dataset)),
         options_(std::move(options)),
         order_(dataset_.size(), options_.batch_size(), options_.shuffle(), options_.drop_last(),
-               options_.seed()) {
+               options_.seed(), options_.shard()) {
     const auto& transforms = options_.augmentation().transforms();
     std::size_t next = 0;
     if (next < transforms.size()) {
@@ -90,27 +94,39 @@ class DataLoader : public BatchSource {
 
   int64_t num_examples() const override { return order_.num_examples(); }
 
+  Shard shard() const override { return options_.shard(); }
+
   Batch get(int64_t epoch, int64_t index) const override {
     detail::Windows windows;
     windows.source = order_.records(epoch, index);
     auto generator = detail::batch_generator(options_.seed(), epoch, index);
     const auto& images = dataset_.images();
     const auto labels = dataset_.labels().index_select(0, windows.source);
-    const int64_t count = labels.size(0);
+    const int64_t count = order_.batch_size(index);
+    const auto& shard = options_.shard();
+    const auto part = [&](const torch::Tensor& drawn) {
+      return drawn.slice(0, shard.begin(count), shard.end(count));
+    };
     windows.size = {images.size(2), images.size(3)};
     if (crop_ != nullptr) {
-      const auto source = windows.source;
-      windows = crop_->draw(count, images.size(2), images.size(3), generator);
-      windows.source = source;
+      const auto drawn = crop_->draw(count, images.size(2), images.size(3), generator);
+      windows.size = drawn.size;
+      windows.top = part(drawn.top);
+      windows.left = part(drawn.left);
     }
     if (flip_ != nullptr) {
-      windows.mirrored = flip_->draw(count, generator);
+      windows.mirrored = part(flip_->draw(count, generator));
+    }
+    if (shard.count > 1) {
+      generator = order_.shard_generator(epoch, index);
     }
     const bool direct = !rest_ && options_.device().is_cpu();
     auto batch = direct ? detail::copy_windows<float>(images, windows, options_.memory_format())
                         : detail::copy_windows<uint8_t>(images, windows).to(options_.device());
-    return detail::finish_batch(std::move(batch), labels, dataset_.num_classes(), options_, rest_,
-                                generator);
+    auto finished = detail::finish_batch(std::move(batch), labels, dataset_.num_classes(), options_,
+                                         rest_, generator);
+    finished.share = order_.share(index);
+    return finished;
   }
 
   /// The data set the batches come from.

@@ -16,6 +16,7 @@
 #include <bsconv/data/batch_source.hpp>
 #include <bsconv/train/checkpoint_state.hpp>
 #include <bsconv/train/clip_gradients.hpp>
+#include <bsconv/train/communicator.hpp>
 #include <bsconv/train/ema.hpp>
 #include <bsconv/train/forward.hpp>
 #include <bsconv/train/grad_scaler.hpp>
@@ -54,6 +55,25 @@ class Learner {
     }
   }
 
+  /// Trains together with other processes from now on: takes over process 0's weights and their
+  /// average, and averages gradients.
+  void use(std::shared_ptr<Communicator> communicator) {
+    communicator_ = std::move(communicator);
+    communicator_->average_gradients(parameters_);
+    communicator_->broadcast(module_->parameters());
+    synchronize();
+  }
+
+  /// Takes over process 0's buffers, such as running statistics, and moving average.
+  void synchronize() {
+    if (communicator_ != nullptr) {
+      communicator_->broadcast(module_->buffers());
+      if (ema_) {
+        communicator_->broadcast(ema_->average().values());
+      }
+    }
+  }
+
   /// Lays the weights of convolutions [O, I, H, W] in memory with channels last.
   static void use_channels_last(const torch::nn::Module& module) {
     const torch::NoGradGuard no_grad;
@@ -71,8 +91,8 @@ class Learner {
   }
 
   /// Adds the gradients of `batch`, in training mode; `batches` says how many are averaged for the
-  /// step.
-  StepResult backward(const data::Batch& batch, int64_t batches = 1) {
+  /// step, `last` that none of them follows.
+  StepResult backward(const data::Batch& batch, int64_t batches = 1, bool last = true) {
     if (!module_->is_training()) {
       module_->train();
     }
@@ -80,14 +100,24 @@ class Learner {
     const auto labels = batch.labels.to(options_.device());
     const auto targets =
         batch.targets.defined() ? batch.targets.to(options_.device()) : torch::Tensor();
+    const auto forward = [this](const torch::Tensor& input) {
+      return detail::autocast_forward(forward_, input, options_.precision());
+    };
     auto result = classification_loss(
-        *module_, detail::autocast_forward(forward_, images, options_.precision()), labels,
-        options_.alpha(), options_.label_smoothing(), targets);
+        *module_, communicator_ != nullptr ? communicator_->run(forward, images) : forward(images),
+        labels, options_.alpha(), options_.label_smoothing(), targets);
     auto loss = batches == 1 ? result.loss : result.loss / static_cast<double>(batches);
+    if (batch.share != 1.0) {
+      loss = loss * batch.share;
+    }
     if (scaler_) {
       loss = scaler_->scale(loss);
     }
-    loss.backward();
+    if (communicator_ != nullptr) {
+      communicator_->backward(loss, last);
+    } else {
+      loss.backward();
+    }
     result.loss = result.loss.detach();
     return result;
   }
@@ -178,6 +208,7 @@ class Learner {
   std::unique_ptr<torch::optim::Optimizer> optimizer_;
   std::optional<GradScaler> scaler_;
   std::optional<Ema> ema_;
+  std::shared_ptr<Communicator> communicator_;
 };
 
 }  // namespace bsconv::train

@@ -67,6 +67,18 @@ struct MetricSums {
     }
   }
 
+  /// Adds the sums over other images.
+  MetricSums& operator+=(const MetricSums& other) {
+    loss += other.loss;
+    cross_entropy += other.cross_entropy;
+    regularization += other.regularization;
+    correct += other.correct;
+    examples += other.examples;
+    correct_top5 += other.correct_top5;
+    examples_top5 += other.examples_top5;
+    return *this;
+  }
+
   /// The averages; all zero if no image was seen.
   Metrics mean() const {
     const double count = examples > 0 ? static_cast<double>(examples) : 1.0;

@@ -18,9 +18,12 @@
 #include <torch/types.h>
 
 #include <bsconv/data/batch_source.hpp>
+#include <bsconv/data/every_nth_batch.hpp>
 #include <bsconv/data/prefetch.hpp>
+#include <bsconv/data/shard.hpp>
 #include <bsconv/train/checkpoint.hpp>
 #include <bsconv/train/checkpoint_folder.hpp>
+#include <bsconv/train/communicator.hpp>
 #include <bsconv/train/ema.hpp>
 #include <bsconv/train/evaluate.hpp>
 #include <bsconv/train/forward.hpp>
@@ -88,6 +91,20 @@ class Trainer {
     return *this;
   }
 
+  /// Trains together with other processes, each of which makes the same trainer and trains on its
+  /// shard of every batch (`LoaderOptions::shard`). Process 0's weights count, and it alone writes
+  /// files. Metrics are those of all processes, and tests are shared among them.
+  Trainer& communicator(std::shared_ptr<Communicator> communicator) {
+    TORCH_CHECK(communicator != nullptr, "the communicator is null");
+    communicator_ = std::move(communicator);
+    if (communicator_->rank() != 0) {
+      options_.output_dir({});
+      folder_ = CheckpointFolder({}, options_.keep_checkpoints());
+    }
+    learner_.use(communicator_);
+    return *this;
+  }
+
   /// Is asked after every batch; once it says true, `fit` writes a checkpoint and returns, at the
   /// end of the step if batches are accumulated.
   Trainer& stop_when(std::function<bool()> stop) {
@@ -119,6 +136,10 @@ class Trainer {
   /// checkpoint, or if the folder cannot be written, before any training.
   FitResult fit(const data::BatchSource& train, const data::BatchSource& test) {
     folder_.prepare();
+    const auto shard = communicator_ != nullptr ? communicator_->shard() : data::Shard();
+    TORCH_CHECK(train.shard() == shard, "the training images are shard ", train.shard().index,
+                " of ", train.shard().count, ", but this is process ", shard.index, " of ",
+                shard.count, "; set LoaderOptions::shard");
     steps_ = train.num_batches();
     TORCH_CHECK(step_ <= steps_, "cannot resume after batch ", step_, " of an epoch that has ",
                 steps_, " batches; use the batch size and data set of the checkpoint");
@@ -140,7 +161,7 @@ class Trainer {
       if (!stopped) {
         const std::chrono::duration<double> all = std::chrono::steady_clock::now() - start;
         finish_epoch(tested, trained.count(), all.count());
-        stopped = stop_ && stop_();
+        stopped = is_stopped();
       } else {
         write_checkpoint("last.safetensors", checkpoint());
       }
@@ -216,17 +237,54 @@ class Trainer {
   }
 
   MetricSums evaluate_at(const data::BatchSource& source, const Position& position) {
+    learner_.synchronize();
     const EmaScope average(learner_.module(), learner_.ema());
-    return train::evaluate(learner_.module(), learner_.forward(), source,
-                           EvaluateOptions()
-                               .device(options_.device())
-                               .alpha(options_.alpha())
-                               .workers(options_.workers())
-                               .log_interval(options_.log_interval())
-                               .precision(options_.precision())
-                               .channels_last(options_.channels_last())
-                               .stop([this] { return stop_ && stop_(); }),
-                           observers_, position);
+    const data::EveryNthBatch part(
+        source, communicator_ != nullptr ? communicator_->shard() : data::Shard());
+    auto sums = train::evaluate(learner_.module(), learner_.forward(), part,
+                                EvaluateOptions()
+                                    .device(options_.device())
+                                    .alpha(options_.alpha())
+                                    .workers(options_.workers())
+                                    .log_interval(options_.log_interval())
+                                    .precision(options_.precision())
+                                    .channels_last(options_.channels_last())
+                                    .stop([this] { return stop_ && stop_(); }),
+                                observers_, position);
+    sum(sums);
+    return sums;
+  }
+
+  /// Adds what other processes have.
+  void sum(MetricSums& sums) {
+    if (communicator_ == nullptr) {
+      return;
+    }
+    auto values = torch::tensor(
+        {sums.loss, sums.cross_entropy, sums.regularization, static_cast<double>(sums.correct),
+         static_cast<double>(sums.examples), static_cast<double>(sums.correct_top5),
+         static_cast<double>(sums.examples_top5)},
+        torch::kDouble);
+    communicator_->sum(values);
+    const auto* value = values.const_data_ptr<double>();
+    sums = {value[0],
+            value[1],
+            value[2],
+            std::llround(value[3]),
+            std::llround(value[4]),
+            std::llround(value[5]),
+            std::llround(value[6])};
+  }
+
+  /// Whether this process, or another, was asked to stop.
+  bool is_stopped() {
+    const bool here = stop_ && stop_();
+    if (communicator_ == nullptr) {
+      return here;
+    }
+    auto votes = torch::full({1}, here ? 1.0 : 0.0, torch::kDouble);
+    communicator_->sum(votes);
+    return votes.item<double>() > 0;
   }
 
   bool is_tested(int64_t epoch) const {
@@ -253,18 +311,18 @@ class Trainer {
     bool save = false;
     while (batches.has_next() && !stopped) {
       const auto in_group = step_ % options_.accumulate();
+      const bool applied = in_group + 1 == options_.accumulate() || step_ + 1 == steps_;
       if (in_group == 0) {
         where.learning_rate = schedule_.at(epoch_, step_, steps_);
         learner_.begin(where.learning_rate);
       }
       pending.push_back(learner_.backward(
-          batches.next(), std::min(options_.accumulate(), steps_ - (step_ - in_group))));
+          batches.next(), std::min(options_.accumulate(), steps_ - (step_ - in_group)), applied));
       ++step_;
-      const bool applied = in_group + 1 == options_.accumulate() || step_ == steps_;
       if (applied) {
         learner_.apply();
       }
-      asked = (stop_ && stop_()) || asked;
+      asked = is_stopped() || asked;
       stopped = asked && applied;
       save = save || (options_.checkpoint_steps() > 0 && step_ % options_.checkpoint_steps() == 0);
       const bool save_now = save && applied && !stopped;
@@ -293,13 +351,16 @@ class Trainer {
     auto step = step_ - static_cast<int64_t>(pending.size());
     for (const auto& result : pending) {
       ++step;
-      const auto metrics = result.metrics();
+      MetricSums sums;
+      sums.add(result.metrics(), result.examples);
+      sum(sums);
+      const auto metrics = sums.mean();
       TORCH_CHECK(std::isfinite(metrics.loss), "the loss is not finite at step ", step,
                   " of epoch ", epoch_ + 1, ": ", unsigned_nan(metrics.loss), " (cross entropy ",
                   unsigned_nan(metrics.cross_entropy), ", regularization ",
                   unsigned_nan(metrics.regularization), "); a lower learning rate may help; ",
                   folder_.last_good());
-      partial_.add(metrics, result.examples);
+      partial_ += sums;
     }
     pending.clear();
   }
@@ -390,6 +451,7 @@ class Trainer {
   RunInfo info_;
   Observers observers_;
   std::function<bool()> stop_;
+  std::shared_ptr<Communicator> communicator_;
   int64_t epoch_ = 0;
   int64_t step_ = 0;
   /// Batches in an epoch, as soon as they are known.

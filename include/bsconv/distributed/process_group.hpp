@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: BSD-3-Clause-Clear
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <exception>
+#include <memory>
+#include <string>
+#include <tuple>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include <torch/types.h>
+
+// LibTorch has Gloo inside, but declares it only to those who have Gloo's headers and say so.
+#if !defined(USE_C10D_GLOO)
+#define USE_C10D_GLOO
+#define BSCONV_DEFINED_GLOO
+#endif
+#include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
+#include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
+#include <torch/csrc/distributed/c10d/TCPStore.hpp>
+#include <torch/csrc/distributed/c10d/reducer.hpp>
+#if defined(BSCONV_DEFINED_GLOO)
+#undef USE_C10D_GLOO
+#undef BSCONV_DEFINED_GLOO
+#endif
+
+#include <bsconv/distributed/rendezvous.hpp>
+#include <bsconv/distributed/sync_batch_norm.hpp>
+#include <bsconv/train/communicator.hpp>
+
+// This header needs Gloo's headers, so it is not part of <bsconv/train.hpp>.
+
+namespace bsconv::distributed {
+
+/// The processes that train one model together on the CPU: a TCP store to find each other, Gloo to
+/// talk, and the reducer of `DistributedDataParallel`, which averages gradients while the backward
+/// pass still runs.
+///
+///     auto group = std::make_shared<ProcessGroup>(*rendezvous_of_environment());
+///     trainer.communicator(group);
+///
+/// Every process makes one, and uses it from one thread. If a process is lost, the others get a
+/// `c10::Error` that says so, at once or when the time-out is over.
+class ProcessGroup : public train::Communicator {
+ public:
+  /// Waits until all processes are there. With `sync_batch_norm`, batch normalizations in training
+  /// mode take their statistics over all processes. Throws `c10::Error` if the others don't come
+  /// within the time-out.
+  explicit ProcessGroup(const Rendezvous& rendezvous, bool sync_batch_norm = false)
+      : rendezvous_(rendezvous), sync_batch_norm_(sync_batch_norm) {
+    rendezvous.check();
+    const auto& r = rendezvous_;
+    try {
+      c10d::TCPStoreOptions store_options;
+      store_options.port = static_cast<std::uint16_t>(r.master_port());
+      store_options.isServer = r.rank() == 0;
+      store_options.numWorkers = static_cast<std::size_t>(r.world_size());
+      store_options.timeout = r.timeout();
+      store_ = c10::make_intrusive<c10d::TCPStore>(r.master_address(), store_options);
+      const auto options = c10d::ProcessGroupGloo::Options::create(r.timeout());
+      options->devices.push_back(
+          r.interface().empty() ? c10d::ProcessGroupGloo::createDefaultDevice()
+                                : c10d::ProcessGroupGloo::createDeviceForInterface(r.interface()));
+      const auto backend = c10::make_intrusive<c10d::ProcessGroupGloo>(
+          store_, static_cast<int>(r.rank()), static_cast<int>(r.world_size()), options);
+      group_ = c10::make_intrusive<c10d::ProcessGroup>(store_, static_cast<int>(r.rank()),
+                                                       static_cast<int>(r.world_size()));
+      group_->setBackend(c10::DeviceType::CPU, c10d::ProcessGroup::BackendType::GLOO, backend);
+      group_->setDefaultBackend(c10d::ProcessGroup::BackendType::GLOO);
+    } catch (const std::exception& error) {
+      TORCH_CHECK(false, "process ", r.rank(), " of ", r.world_size(),
+                  " cannot meet the others at ", r.master_address(), ":", r.master_port(),
+                  " within ", r.timeout().count(), " s: ", first_line(error));
+    }
+  }
+
+  int64_t rank() const override { return rendezvous_.rank(); }
+
+  int64_t world_size() const override { return rendezvous_.world_size(); }
+
+  void sum(torch::Tensor& tensor) override {
+    TORCH_CHECK(tensor.is_cpu() && tensor.scalar_type() == torch::kDouble && tensor.is_contiguous(),
+                "sums of processes need a contiguous float64 tensor on the CPU");
+    together("sum", [&] {
+      std::vector<at::Tensor> tensors{tensor};
+      group_->allreduce(tensors)->wait();
+    });
+  }
+
+  void broadcast(const std::vector<torch::Tensor>& tensors) override {
+    const torch::NoGradGuard no_grad;
+    together("broadcast", [&] {
+      for (const auto& tensor : tensors) {
+        auto copy = tensor.detach().to(torch::kCPU).contiguous();
+        std::vector<at::Tensor> list{copy};
+        group_->broadcast(list)->wait();
+        if (!copy.is_alias_of(tensor)) {
+          tensor.detach().copy_(copy);
+        }
+      }
+    });
+  }
+
+  void average_gradients(const weights::StateDict& parameters) override {
+    std::unordered_map<std::size_t, std::string> names;
+    auto tensors = parameters.values();
+    for (const auto& key : parameters.keys()) {
+      names.emplace(names.size(), key);
+    }
+    // PyTorch's own sizes: a small first bucket, so that the first sum starts early.
+    constexpr std::size_t first_bucket = std::size_t{1} << 20U;
+    constexpr std::size_t bucket = std::size_t{25} << 20U;
+    std::string difference;
+    try {
+      c10d::verify_params_across_processes(group_, tensors, std::nullopt);
+    } catch (const std::exception& error) {
+      // Process 0 sees none: it is the one that the others compare themselves with.
+      difference = first_line(error);
+    }
+    auto differences = torch::full({1}, difference.empty() ? 0.0 : 1.0, torch::kDouble);
+    sum(differences);
+    TORCH_CHECK(differences.item<double>() == 0, "process ", rank(), " of ", world_size(),
+                ": the processes' models differ",
+                difference.empty() ? std::string() : ": " + difference);
+    auto buckets =
+        std::get<0>(c10d::compute_bucket_assignment_by_size(tensors, {first_bucket, bucket}));
+    reducer_ = std::make_unique<c10d::Reducer>(
+        tensors, std::vector(buckets.rbegin(), buckets.rend()), group_,
+        std::vector<bool>(tensors.size(), false), static_cast<int64_t>(bucket),
+        /*find_unused_parameters=*/false, /*gradient_as_bucket_view=*/false, std::move(names),
+        static_cast<int64_t>(first_bucket), /*skip_all_reduce_unused_params=*/false,
+        /*use_python_reducer=*/false, std::vector<int64_t>());
+  }
+
+  void backward(const torch::Tensor& loss, bool average) override {
+    TORCH_CHECK(reducer_ != nullptr, "average_gradients must come before backward");
+    together("the backward pass", [&] {
+      if (average) {
+        reducer_->rebuild_buckets();
+        reducer_->prepare_for_backward({loss});
+      }
+      loss.backward();
+    });
+  }
+
+  torch::Tensor run(const train::ForwardFunction& forward, const torch::Tensor& images) override {
+    if (!sync_batch_norm_) {
+      return forward(images);
+    }
+    SyncBatchNorm sync(*this);
+    const OperatorCapture scope(sync);
+    return forward(images);
+  }
+
+ private:
+  static std::string first_line(const std::exception& error) {
+    const std::string text = error.what();
+    return text.substr(0, text.find('\n'));
+  }
+
+  template <class Action>
+  void together(const char* what, Action&& action) const {
+    try {
+      action();
+    } catch (const std::exception& error) {
+      TORCH_CHECK(false, "process ", rank(), " of ", world_size(), ": ", what,
+                  " failed, most likely because another process has ended or does not answer: ",
+                  first_line(error));
+    }
+  }
+
+  Rendezvous rendezvous_;
+  bool sync_batch_norm_;
+  c10::intrusive_ptr<c10d::Store> store_;
+  c10::intrusive_ptr<c10d::ProcessGroup> group_;
+  std::unique_ptr<c10d::Reducer> reducer_;
+};
+
+}  // namespace bsconv::distributed

@@ -1,0 +1,431 @@
+// SPDX-License-Identifier: BSD-3-Clause-Clear
+#include <arpa/inet.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
+#include <bsconv/data.hpp>
+#include <bsconv/distributed.hpp>
+#include <bsconv/nn.hpp>
+
+#include <chrono>
+#include <csignal>
+#include <cstdlib>
+#include <exception>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <sstream>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "support/process.hpp"
+#include "test_files.hpp"
+
+namespace distributed_test {
+namespace {
+
+using bsconv::data::Shard;
+using bsconv::distributed::ProcessGroup;
+using bsconv::distributed::Rendezvous;
+using bsconv_test::Environment;
+using bsconv_test::error_of;
+using bsconv_test::Process;
+using bsconv_test::program;
+using bsconv_test::Result;
+using bsconv_test::TemporaryDirectory;
+using testing::HasSubstr;
+using testing::Not;
+
+/// A TCP port that is free at the moment.
+int free_port() {
+  const int descriptor = ::socket(AF_INET, SOCK_STREAM, 0);
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof(address);
+  TORCH_CHECK(::bind(descriptor, reinterpret_cast<sockaddr*>(&address), size) == 0);
+  ::getsockname(descriptor, reinterpret_cast<sockaddr*>(&address), &size);
+  ::close(descriptor);
+  return ntohs(address.sin_port);
+}
+
+/// Runs `work` for every process of a group, each in a thread of its own.
+template <class Work>
+void together(int64_t world_size, bool sync_batch_norm, const Work& work) {
+  const int port = free_port();
+  std::vector<std::thread> threads;
+  for (int64_t rank = 0; rank < world_size; ++rank) {
+    threads.emplace_back([=, &work] {
+      try {
+        ProcessGroup group(Rendezvous()
+                               .rank(rank)
+                               .world_size(world_size)
+                               .master_port(port)
+                               .interface("lo")
+                               .timeout(std::chrono::seconds(60)),
+                           sync_batch_norm);
+        work(group);
+      } catch (const std::exception& error) {
+        ADD_FAILURE() << "process " << rank << ": " << error.what();
+      }
+    });
+  }
+  for (auto& thread : threads) {
+    thread.join();
+  }
+}
+
+TEST(Distributed, ShardsOfABatchAreTheBatch) {
+  const auto set = bsconv::data::digits(bsconv::data::Split::test);
+  auto options = bsconv::data::LoaderOptions().batch_size(50).shuffle(true).seed(3).augmentation(
+      bsconv::data::crop_and_flip());
+  const bsconv::data::DataLoader whole(set, options);
+  for (const int64_t count : {2, 3, 7}) {
+    std::vector<std::unique_ptr<bsconv::data::DataLoader>> parts;
+    for (int64_t i = 0; i < count; ++i) {
+      parts.push_back(
+          std::make_unique<bsconv::data::DataLoader>(set, options.shard(Shard{i, count})));
+      ASSERT_EQ(parts.back()->num_batches(), whole.num_batches());
+      EXPECT_EQ(parts.back()->num_examples(), whole.num_examples());
+    }
+    for (const int64_t batch : {int64_t{0}, whole.num_batches() - 1}) {
+      std::vector<torch::Tensor> images;
+      std::vector<torch::Tensor> labels;
+      double shares = 0;
+      for (const auto& part : parts) {
+        const auto got = part->get(5, batch);
+        images.push_back(got.images);
+        labels.push_back(got.labels);
+        shares += got.share;
+      }
+      const auto expected = whole.get(5, batch);
+      EXPECT_TRUE(torch::equal(torch::cat(images), expected.images));
+      EXPECT_TRUE(torch::equal(torch::cat(labels), expected.labels));
+      EXPECT_NEAR(shares, static_cast<double>(count), 1e-9);
+    }
+  }
+  EXPECT_THAT(error_of([&] {
+                bsconv::data::DataLoader(set, options.shard(Shard{2, 2}));
+              }),
+              HasSubstr("shard 2 of 2 does not exist"));
+  EXPECT_THAT(error_of([&] {
+                bsconv::data::DataLoader(set, options.batch_size(3).shard(Shard{0, 4}));
+              }),
+              HasSubstr("a batch of 3 has no image for each of 4 processes"));
+}
+
+TEST(Distributed, SumsAndBroadcasts) {
+  together(3, false, [](ProcessGroup& group) {
+    const auto rank = static_cast<double>(group.rank());
+    auto values = torch::tensor({rank, 1.0}, torch::kDouble);
+    group.sum(values);
+    EXPECT_TRUE(torch::equal(values, torch::tensor({3.0, 3.0}, torch::kDouble)));
+    const auto strided = torch::full({3, 4}, rank).t();
+    const auto count = torch::full({}, group.rank(), torch::kLong);
+    group.broadcast({strided, count});
+    EXPECT_TRUE(torch::equal(strided, torch::zeros({4, 3})));
+    EXPECT_EQ(count.item<int64_t>(), 0);
+    auto floats = torch::zeros({2});
+    EXPECT_THAT(error_of([&] { group.sum(floats); }), HasSubstr("float64"));
+  });
+}
+
+// A network of every kind of batch normalization's neighbors, two convolutions deep.
+torch::nn::Sequential small_network() {
+  torch::manual_seed(4);
+  return torch::nn::Sequential(
+      torch::nn::Conv2d(3, 8, 3), torch::nn::BatchNorm2d(8), torch::nn::ReLU(),
+      bsconv::BSConvS(bsconv::BSConvSOptions(8, 8, 3).padding(1).with_bn(true)),
+      torch::nn::BatchNorm2d(torch::nn::BatchNorm2dOptions(8).affine(false)),
+      torch::nn::AdaptiveAvgPool2d(1), torch::nn::Flatten(), torch::nn::Linear(8, 5),
+      torch::nn::BatchNorm1d(5));
+}
+
+TEST(Distributed, SyncBatchNormGivesTheGradientsOfOneProcess) {
+  torch::manual_seed(5);
+  const auto images = torch::randn({13, 3, 9, 9}) + 3;
+  const auto labels = torch::randint(5, {13});
+  auto alone = small_network();
+  torch::cross_entropy_loss(alone->forward(images), labels).backward();
+  together(3, true, [&](ProcessGroup& group) {
+    auto model = group.rank() == 0 ? small_network() : [] {
+      torch::manual_seed(9);
+      auto other = small_network();
+      for (auto& parameter : other->parameters()) {
+        parameter.data().add_(1.0);
+      }
+      return other;
+    }();
+    bsconv::weights::StateDict parameters;
+    for (const auto& item : model->named_parameters()) {
+      parameters.insert(item.key(), item.value());
+    }
+    group.average_gradients(parameters);
+    group.broadcast(model->parameters());
+    const auto shard = group.shard();
+    const auto part = [&](const torch::Tensor& all) {
+      return all.slice(0, shard.begin(13), shard.end(13));
+    };
+    const auto own = part(labels);
+    for (int step = 0; step < 2; ++step) {
+      model->zero_grad();
+      const auto logits = group.run(
+          [&](const torch::Tensor& input) { return model->forward(input); }, part(images));
+      const auto share = static_cast<double>(own.size(0) * 3) / 13.0;
+      group.backward(torch::cross_entropy_loss(logits, own) * share, true);
+      for (const auto& item : alone->named_parameters()) {
+        const auto& gradient = model->named_parameters()[item.key()].grad();
+        EXPECT_TRUE(torch::allclose(gradient, item.value().grad(), 1e-3, 1e-5))
+            << item.key() << ' ' << (gradient - item.value().grad()).abs().max();
+      }
+      if (step == 0) {
+        for (const auto& item : alone->named_buffers()) {
+          EXPECT_TRUE(torch::allclose(model->named_buffers()[item.key()].to(torch::kFloat),
+                                      item.value().to(torch::kFloat), 1e-4, 1e-5))
+              << item.key();
+        }
+      }
+    }
+  });
+}
+
+TEST(Distributed, ModelsThatDifferAreRefused) {
+  together(2, false, [](ProcessGroup& group) {
+    torch::nn::Linear model(2 + group.rank(), 2);
+    bsconv::weights::StateDict parameters;
+    parameters.insert("weight", model->weight);
+    EXPECT_THAT(error_of([&] { group.average_gradients(parameters); }),
+                HasSubstr("the processes' models differ"));
+  });
+}
+
+TEST(Distributed, TheEnvironmentTellsWhoAProcessIs) {
+  const auto names = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"};
+  const auto set = [&](const Environment& environment) {
+    for (const auto* name : names) {
+      ::unsetenv(name);
+    }
+    for (const auto& [name, value] : environment) {
+      ::setenv(name.c_str(), value.c_str(), 1);
+    }
+  };
+  const auto error = [&](const Environment& environment) {
+    set(environment);
+    return error_of([] { bsconv::distributed::rendezvous_of_environment(); });
+  };
+  set({});
+  EXPECT_FALSE(bsconv::distributed::rendezvous_of_environment().has_value());
+  set({{"RANK", "1"},
+       {"WORLD_SIZE", "4"},
+       {"LOCAL_RANK", "1"},
+       {"MASTER_ADDR", "host"},
+       {"MASTER_PORT", "1234"}});
+  const auto found = bsconv::distributed::rendezvous_of_environment();
+  ASSERT_TRUE(found.has_value());
+  EXPECT_EQ(found->rank(), 1);
+  EXPECT_EQ(found->world_size(), 4);
+  EXPECT_EQ(found->local_rank(), 1);
+  EXPECT_EQ(found->master_address(), "host");
+  EXPECT_EQ(found->master_port(), 1234);
+  EXPECT_THAT(error({{"RANK", "1"}}), HasSubstr("has RANK but no WORLD_SIZE"));
+  EXPECT_THAT(error({{"WORLD_SIZE", "1"}}), HasSubstr("has WORLD_SIZE but no RANK"));
+  EXPECT_THAT(error({{"RANK", "x"}, {"WORLD_SIZE", "1"}}), HasSubstr("RANK is 'x', not a number"));
+  EXPECT_THAT(error({{"RANK", "0"}, {"WORLD_SIZE", "2"}}), HasSubstr("has no MASTER_ADDR"));
+  EXPECT_THAT(error({{"RANK", "0"}, {"WORLD_SIZE", "2"}, {"MASTER_ADDR", "a"}}),
+              HasSubstr("has no MASTER_PORT"));
+  EXPECT_THAT(
+      error({{"RANK", "2"}, {"WORLD_SIZE", "2"}, {"MASTER_ADDR", "a"}, {"MASTER_PORT", "1"}}),
+      HasSubstr("rank must be 0 to 1, got 2"));
+  EXPECT_THAT(
+      error({{"RANK", "0"}, {"WORLD_SIZE", "2"}, {"MASTER_ADDR", "a"}, {"MASTER_PORT", "70000"}}),
+      HasSubstr("master_port must be 1 to 65535, got 70000"));
+  set({});
+  EXPECT_THAT(error_of([] {
+                ProcessGroup(Rendezvous()
+                                 .rank(1)
+                                 .world_size(2)
+                                 .master_port(free_port())
+                                 .timeout(std::chrono::seconds(1)));
+              }),
+              HasSubstr("process 1 of 2 cannot meet the others at 127.0.0.1:"));
+}
+
+/// Runs `bsconv train` as several processes.
+class DistributedTraining : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (program().empty()) {
+      GTEST_SKIP() << "BSCONV_PROGRAM does not name the program";
+    }
+  }
+
+  static std::vector<std::unique_ptr<Process>> start(int64_t world_size,
+                                                     const std::vector<std::string>& flags) {
+    const auto port = std::to_string(free_port());
+    std::vector<std::unique_ptr<Process>> processes;
+    for (int64_t rank = 0; rank < world_size; ++rank) {
+      processes.push_back(
+          std::make_unique<Process>(flags, Environment{{"RANK", std::to_string(rank)},
+                                                       {"WORLD_SIZE", std::to_string(world_size)},
+                                                       {"LOCAL_RANK", std::to_string(rank)},
+                                                       {"MASTER_ADDR", "127.0.0.1"},
+                                                       {"MASTER_PORT", port},
+                                                       {"GLOO_SOCKET_IFNAME", "lo"}}));
+    }
+    return processes;
+  }
+
+  std::vector<std::string> flags(const std::string& out, int epochs = 1) const {
+    return {"train",
+            "--dataset",
+            "digits",
+            "--architecture",
+            "cifar_resnet20_bsconvs_p1d4",
+            "--batch-size",
+            "360",
+            "--learning-rate",
+            "0.02",
+            "--sync-batch-norm",
+            "--epochs",
+            std::to_string(epochs),
+            "--out",
+            (directory_ / out).native()};
+  }
+
+  /// The numbers of line `line`, from 1, of a run's metrics.csv.
+  std::vector<double> metrics(const std::string& out, int line = 1) const {
+    std::istringstream lines(bsconv_test::read_file(directory_ / out / "metrics.csv"));
+    std::string text;
+    for (int i = 0; i <= line; ++i) {
+      std::getline(lines, text);
+    }
+    std::vector<double> numbers;
+    std::istringstream cells(text);
+    for (std::string cell; std::getline(cells, cell, ',');) {
+      numbers.push_back(cell.empty() ? 0.0 : std::stod(cell));
+    }
+    return numbers;
+  }
+
+  TemporaryDirectory directory_;
+};
+
+TEST_F(DistributedTraining, SeveralProcessesGiveTheLossesOfOne) {
+  const auto one = bsconv_test::run(flags("one"));
+  ASSERT_EQ(one.code, 0) << one.output;
+  const auto expected = metrics("one");
+  for (const int64_t world_size : {2, 4}) {
+    SCOPED_TRACE(world_size);
+    const auto out = "of" + std::to_string(world_size);
+    const auto processes = start(world_size, flags(out));
+    for (int64_t rank = 0; rank < world_size; ++rank) {
+      const auto result = processes[static_cast<std::size_t>(rank)]->wait();
+      EXPECT_EQ(result.code, 0) << result.output;
+      EXPECT_THAT(result.output, rank == 0
+                                     ? HasSubstr("processes train together")
+                                     : testing::Matcher<std::string>(Not(HasSubstr("epoch"))));
+    }
+    const auto found = metrics(out);
+    ASSERT_EQ(found.size(), expected.size());
+    // Losses of training and test. Sums in another order make a difference that grows with every
+    // step; one process with other kernels differs by 4e-4 after these four.
+    for (const std::size_t i : {2, 3, 4, 7, 8, 9}) {
+      EXPECT_NEAR(found[i], expected[i], 1e-3 * expected[i]) << "column " << i;
+    }
+    EXPECT_NEAR(found[5], expected[5], 0.02);
+  }
+}
+
+TEST_F(DistributedTraining, ResumesWithAnotherNumberOfProcesses) {
+  auto arguments = flags("run", 1);
+  arguments.insert(arguments.end(), {"--ema-decay", "0.9"});
+  for (const auto& process : start(2, arguments)) {
+    const auto result = process->wait();
+    ASSERT_EQ(result.code, 0) << result.output;
+  }
+  const auto result =
+      bsconv_test::run({"train", "--resume", (directory_ / "run").native(), "--epochs", "2"});
+  EXPECT_EQ(result.code, 0) << result.output;
+  EXPECT_THAT(result.output, HasSubstr("resumed after epoch 1"));
+  EXPECT_LT(metrics("run", 2)[2], metrics("run", 1)[2]);
+}
+
+TEST_F(DistributedTraining, ALostProcessEndsTheOthers) {
+  auto arguments = flags("lost", 50);
+  arguments.insert(arguments.end(), {"--process-timeout", "20"});
+  const auto processes = start(2, arguments);
+  const auto begin = std::chrono::steady_clock::now();
+  while (processes[0]->output().find("epoch 1/50") == std::string::npos &&
+         std::chrono::steady_clock::now() - begin < std::chrono::seconds(120)) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  }
+  processes[1]->send(SIGKILL);
+  EXPECT_EQ(processes[1]->wait().code, -SIGKILL);
+  const auto killed = std::chrono::steady_clock::now();
+  const auto left = processes[0]->wait();
+  EXPECT_EQ(left.code, 1) << left.output;
+  EXPECT_LT(std::chrono::steady_clock::now() - killed, std::chrono::seconds(40));
+  EXPECT_THAT(left.output, HasSubstr("process 0 of 2: "));
+  EXPECT_THAT(left.output, HasSubstr("another process has ended or does not answer"));
+}
+
+TEST_F(DistributedTraining, AnInterruptionOfOneProcessEndsAllWithACheckpoint) {
+  const auto processes = start(2, flags("stopped", 50));
+  const auto begin = std::chrono::steady_clock::now();
+  while (processes[0]->output().find("epoch 1/50") == std::string::npos &&
+         std::chrono::steady_clock::now() - begin < std::chrono::seconds(120)) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  }
+  processes[1]->send(SIGTERM);
+  EXPECT_EQ(processes[1]->wait().code, 130);
+  const auto first = processes[0]->wait();
+  EXPECT_EQ(first.code, 130);
+  EXPECT_THAT(first.output, HasSubstr("interrupted; go on with: bsconv train --resume"));
+  EXPECT_TRUE(std::filesystem::exists(directory_ / "stopped" / "last.safetensors"));
+}
+
+TEST_F(DistributedTraining, WorksAcrossNetworkNamespaces) {
+  const auto shell = [](const std::string& command) {
+    return std::system((command + " >/dev/null 2>&1").c_str()) == 0;
+  };
+  const auto clean = [&] {
+    shell("ip netns del bsconv_a; ip netns del bsconv_b; ip link del bsconv_va");
+  };
+  clean();
+  const bool made = shell(
+      "ip netns add bsconv_a && ip netns add bsconv_b && "
+      "ip link add bsconv_va type veth peer name bsconv_vb && "
+      "ip link set bsconv_va netns bsconv_a && ip link set bsconv_vb netns bsconv_b && "
+      "ip -n bsconv_a addr add 10.97.0.1/24 dev bsconv_va && "
+      "ip -n bsconv_b addr add 10.97.0.2/24 dev bsconv_vb && "
+      "ip -n bsconv_a link set lo up && ip -n bsconv_b link set lo up && "
+      "ip -n bsconv_a link set bsconv_va up && ip -n bsconv_b link set bsconv_vb up");
+  if (!made) {
+    clean();
+    GTEST_SKIP() << "this process may not make network namespaces (root and iproute2 needed)";
+  }
+  const auto run = [&](int rank) {
+    std::string command = std::string("ip netns exec bsconv_") + (rank == 0 ? "a" : "b") +
+                          " env OMP_NUM_THREADS=1 WORLD_SIZE=2 MASTER_ADDR=10.97.0.1 "
+                          "MASTER_PORT=29555 RANK=" +
+                          std::to_string(rank) + " GLOO_SOCKET_IFNAME=bsconv_v" +
+                          (rank == 0 ? "a " : "b ") + program();
+    for (const auto& flag : flags("net")) {
+      command += " '" + flag + "'";
+    }
+    return command;
+  };
+  bool second = false;
+  std::thread other([&] { second = shell(run(1)); });
+  const bool first = shell(run(0));
+  other.join();
+  clean();
+  EXPECT_TRUE(first && second);
+  EXPECT_GT(metrics("net")[5], 0.1);
+}
+
+}  // namespace
+}  // namespace distributed_test
