@@ -11,6 +11,7 @@
 
 #include <chrono>
 #include <csignal>
+#include <cstddef>
 #include <cstdlib>
 #include <exception>
 #include <filesystem>
@@ -150,15 +151,16 @@ TEST(Distributed, SyncBatchNormGivesTheGradientsOfOneProcess) {
   const auto labels = torch::randint(5, {13});
   auto alone = small_network();
   torch::cross_entropy_loss(alone->forward(images), labels).backward();
+  // All before the threads start, which share LibTorch's random numbers.
+  std::vector<torch::nn::Sequential> models;
+  for (int rank = 0; rank < 3; ++rank) {
+    models.push_back(small_network());
+    for (auto& parameter : models.back()->parameters()) {
+      parameter.data().add_(rank);
+    }
+  }
   together(3, true, [&](ProcessGroup& group) {
-    auto model = group.rank() == 0 ? small_network() : [] {
-      torch::manual_seed(9);
-      auto other = small_network();
-      for (auto& parameter : other->parameters()) {
-        parameter.data().add_(1.0);
-      }
-      return other;
-    }();
+    auto& model = models[static_cast<std::size_t>(group.rank())];
     bsconv::weights::StateDict parameters;
     for (const auto& item : model->named_parameters()) {
       parameters.insert(item.key(), item.value());
