@@ -378,12 +378,7 @@ TEST_F(Cli, AnInterruptionEndsWithACheckpointThatGoesOnBitForBit) {
   const auto parts = (directory / "parts").native();
   ASSERT_EQ(run(flags(whole)).code, 0);
   const Process process(flags(parts));
-  for (int i = 0; i < 6000; ++i) {
-    if (process.output().find("epoch 2/3  train  10/12") != std::string::npos) {
-      break;
-    }
-    std::this_thread::sleep_for(std::chrono::milliseconds(10));
-  }
+  process.wait_for("epoch 2/3  train  10/12");
   process.send(SIGINT);
   const auto interrupted = process.wait();
   EXPECT_EQ(interrupted.code, 130) << interrupted.output;

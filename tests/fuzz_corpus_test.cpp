@@ -69,9 +69,13 @@ TEST_P(FuzzCorpus, DamagedFilesAreNoFinding) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Targets, FuzzCorpus,
-                         testing::Values("safetensors", "pickle", "zip", "pth", "cifar", "matlab",
-                                         "image"),
+INSTANTIATE_TEST_SUITE_P(Targets, FuzzCorpus, testing::ValuesIn([] {
+                           std::vector<std::string> names;
+                           for (const auto& target : bsconv_fuzz::targets()) {
+                             names.push_back(target.first);
+                           }
+                           return names;
+                         }()),
                          [](const auto& info) { return info.param; });
 
 }  // namespace

@@ -47,8 +47,7 @@ struct ImageSet {
 };
 
 /// The training images in random order, augmented as the data set's recipe says unless the request
-/// says otherwise. A wrong data set
-/// or size is a `UsageError`.
+/// says otherwise. A wrong data set or size is a `UsageError`.
 ImageSet open_training_images(const DataRequest& request);
 
 /// The test images.

@@ -48,9 +48,8 @@ std::string describe_run(const TrainSettings& settings, const bsconv::train::Run
   return out.str();
 }
 
-/// Ends the program as the training ended.
-void report(const bsconv::train::FitResult& result, const TrainSettings& settings,
-            std::optional<RunFolder>& folder) {
+/// What came of the training; an interruption ends the program as such.
+std::string describe_result(const bsconv::train::FitResult& result, const TrainSettings& settings) {
   const auto& out = settings.options.output_dir();
   if (result.interrupted) {
     throw Interrupted(
@@ -64,9 +63,7 @@ void report(const bsconv::train::FitResult& result, const TrainSettings& setting
   }
   text << "best test accuracy " << 100 * result.best_accuracy << " %, checkpoint '"
        << (out / "best.safetensors").native() << "'\n";
-  if (folder) {
-    folder->print(text.str());
-  }
+  return text.str();
 }
 
 void train(const TrainFlags& flags) {
@@ -122,29 +119,32 @@ void train(const TrainFlags& flags) {
   }
   // One process writes and prints for all.
   std::optional<RunFolder> folder;
+  const auto print = [&folder](const std::string& text) {
+    if (folder) {
+      folder->print(text);
+    }
+  };
   if (shard.index == 0) {
     folder.emplace(settings);
-    folder->print(header + profile);
-    if (shard.count > 1) {
-      folder->print(std::to_string(shard.count) + " processes train together\n");
-    }
     folder->observe(trainer);
   }
-  if (checkpoint && folder) {
+  print(header + profile);
+  if (shard.count > 1) {
+    print(std::to_string(shard.count) + " processes train together\n");
+  }
+  if (checkpoint) {
     std::ostringstream text;
     text << "resumed after epoch " << checkpoint->epoch << ", batch " << checkpoint->step
          << ", best " << 100 * trainer.best_accuracy() << " %\n";
-    folder->print(text.str());
+    print(text.str());
   }
   const bsconv::train::InterruptGuard guard;
   trainer.stop_when(bsconv::train::InterruptGuard::requested);
   const auto result = trainer.fit(*training.batches, *test.batches);
-  if (folder) {
-    std::ostringstream broken;
-    report_broken_images(broken, {&training, &test});
-    folder->print(broken.str());
-  }
-  report(result, settings, folder);
+  std::ostringstream broken;
+  report_broken_images(broken, {&training, &test});
+  print(broken.str());
+  print(describe_result(result, settings));
 }
 
 }  // namespace

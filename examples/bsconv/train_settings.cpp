@@ -25,10 +25,10 @@ using bsconv::train::TrainOptions;
 /// The key of a settings file that says which version wrote it; it is not a setting.
 constexpr const char* version_key = "bsconv_version";
 
-/// Calls `visit(name, value, description)` for what is done to the data set's images, which
-/// checkpoints keep.
+/// Calls `visit(name, value, description)` for the program's own settings that checkpoints
+/// keep: what is done to the data set's images, and batch statistics.
 template <class Settings, class Visitor>
-void visit_data_settings(Settings& settings, Visitor&& visit) {
+void visit_kept_settings(Settings& settings, Visitor&& visit) {
   visit("broken_images", settings.broken_images,
         "stop or skip: what an image that cannot be read does to the run");
   visit("augment", settings.augment, "none, trivial or rand: TrivialAugment, RandAugment");
@@ -47,7 +47,7 @@ void visit_program_settings(Settings& settings, Visitor&& visit) {
   visit("data_root", settings.data_root, "Directory of the data set's files");
   visit("workers", settings.workers, "Threads that make batches ahead");
   visit("device", settings.device, "cpu, cuda or cuda:N");
-  visit_data_settings(settings, visit);
+  visit_kept_settings(settings, visit);
 }
 
 /// Throws unless `value` is one of `known`.
@@ -218,7 +218,7 @@ TrainSettings make_settings(const TrainFlags& flags, const std::optional<Checkpo
 
 std::map<std::string, std::string> kept_settings(const TrainSettings& settings) {
   std::map<std::string, std::string> kept;
-  visit_data_settings(settings, [&kept](const char* name, const auto& value, const char*) {
+  visit_kept_settings(settings, [&kept](const char* name, const auto& value, const char*) {
     kept[name] = text_of(value);
   });
   return kept;

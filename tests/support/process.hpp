@@ -6,10 +6,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <csignal>
 #include <cstdlib>
 #include <filesystem>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -59,6 +61,13 @@ class Process {
       argv.push_back(nullptr);
       ::execv(argv.front(), argv.data());
       ::_exit(127);
+    }
+  }
+
+  /// Waits until the output has `text`, or for two minutes.
+  void wait_for(const std::string& text) const {
+    for (int i = 0; i < 12000 && output().find(text) == std::string::npos; ++i) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
     }
   }
 

@@ -57,24 +57,16 @@ class JpegDecoder {
     info_.err = jpeg_std_error(&error_.manager);
     error_.manager.error_exit = &Error::exit;
     error_.manager.emit_message = &Error::emit;
-    const bool read = read_header(bytes);
-    if (!read) {
-      jpeg_destroy_decompress(&info_);
+    if (!read_header(bytes)) {
       fail();
     }
-    try {
-      // A Huffman code spends a bit or more on a block of 8 x 8 samples, of up to 4 pixels each.
-      const uint64_t pixels_per_byte = info_.arith_code != 0 ? max_image_pixels : 8 * 64 * 4;
-      check_image_size(info_.image_width, info_.image_height, bytes.size(), pixels_per_byte,
-                       origin);
-    } catch (...) {
-      jpeg_destroy_decompress(&info_);
-      throw;
-    }
+    // A Huffman code spends a bit or more on a block of 8 x 8 samples, of up to 4 pixels each.
+    const uint64_t pixels_per_byte = info_.arith_code != 0 ? max_image_pixels : 8 * 64 * 4;
+    check_image_size(info_.image_width, info_.image_height, bytes.size(), pixels_per_byte, origin);
   }
   JpegDecoder(const JpegDecoder&) = delete;
   JpegDecoder& operator=(const JpegDecoder&) = delete;
-  ~JpegDecoder() { jpeg_destroy_decompress(&info_); }
+  ~JpegDecoder() = default;
 
   /// The size of the whole image.
   ImageSize size() const {
@@ -203,9 +195,17 @@ class JpegDecoder {
                 " is not a readable JPEG: ", static_cast<const char*>(error_.message));
   }
 
+  /// libjpeg's state, which also a constructor that throws gives back.
+  struct Info : jpeg_decompress_struct {
+    Info() : jpeg_decompress_struct() {}
+    Info(const Info&) = delete;
+    Info& operator=(const Info&) = delete;
+    ~Info() { jpeg_destroy_decompress(this); }
+  };
+
   const std::string& origin_;
-  jpeg_decompress_struct info_{};
   Error error_{};
+  Info info_;
 };
 
 }  // namespace bsconv::data::detail

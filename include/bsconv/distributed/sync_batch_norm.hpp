@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 #pragma once
 
-#include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <optional>
-#include <string>
 #include <vector>
 
 #include <torch/autograd.h>
 #include <torch/types.h>
 
+#include <bsconv/autograd/block.hpp>
+#include <bsconv/autograd/statistics.hpp>
 #include <bsconv/capture/operator_capture.hpp>
 #include <bsconv/train/communicator.hpp>
 
@@ -17,76 +18,68 @@ namespace bsconv::distributed {
 
 namespace detail {
 
+/// What the backward pass of `SyncBatchNormFunction` has to know beside its tensors.
+struct SyncBatchNormContext : torch::CustomClassHolder {
+  /// What was done to the batch.
+  bsconv::detail::Normalization normalization;
+  /// Values of a channel, those of all processes.
+  double count = 0;
+  /// The processes.
+  train::Communicator* processes = nullptr;
+};
+
 /// Batch normalization `[N, C, …]` with the statistics of all processes.
 class SyncBatchNormFunction : public torch::autograd::Function<SyncBatchNormFunction> {
  public:
-  /// Returns the output, and the mean, the biased variance and the number of values of a channel.
-  static torch::autograd::variable_list forward(torch::autograd::AutogradContext* context,
-                                                const torch::Tensor& input,
-                                                const std::optional<torch::Tensor>& weight,
-                                                const std::optional<torch::Tensor>& bias,
-                                                double eps, train::Communicator* processes) {
-    const auto axes = other_axes(input);
+  /// Weight and bias are those of `norm`, as arguments of their own so that autograd sees them.
+  static torch::Tensor forward(torch::autograd::AutogradContext* context,
+                               const torch::Tensor& input,
+                               const std::optional<torch::Tensor>& weight,
+                               const std::optional<torch::Tensor>& bias,
+                               const bsconv::detail::TrainingBatchNorm& norm,
+                               train::Communicator* processes) {
     const int64_t channels = input.size(1);
-    const double count = static_cast<double>(input.numel()) / static_cast<double>(channels);
-    const auto [variance, mean] = torch::var_mean(input.to(torch::kFloat), axes, int64_t{0}, false);
-    auto sums = torch::empty({2 * channels + 1}, torch::kDouble);
-    const auto local_mean = mean.cpu().to(torch::kDouble);
-    sums.narrow(0, 0, channels).copy_(local_mean).mul_(count);
-    sums.narrow(0, channels, channels)
-        .copy_(variance.cpu().to(torch::kDouble).add(local_mean.square()))
-        .mul_(count);
-    sums[2 * channels] = count;
+    const double local_count = static_cast<double>(input.numel()) / static_cast<double>(channels);
+    const auto x = input.to(torch::kFloat);
+    const auto [variance, mean] = torch::var_mean(x, other_axes(input), int64_t{0}, false);
+    const auto local_mean = mean.to(torch::kCPU, torch::kDouble);
+    const auto local_square = variance.to(torch::kCPU, torch::kDouble).add(local_mean.square());
+    auto sums = torch::cat({local_mean, local_square, torch::ones({1}, torch::kDouble)});
+    sums.mul_(local_count);
     processes->sum(sums);
-    const double total = sums[2 * channels].item<double>();
-    const auto all_mean = sums.narrow(0, 0, channels) / total;
-    const auto all_variance =
-        (sums.narrow(0, channels, channels) / total - all_mean.square()).clamp_min(0);
-    const auto options = input.options().dtype(torch::kFloat);
-    const auto center = all_mean.to(options);
-    const auto inverse = (all_variance + eps).rsqrt().to(options);
-    auto scale = inverse;
-    if (weight) {
-      scale = scale * weight->to(torch::kFloat);
-    }
-    auto shift = -center * scale;
-    if (bias) {
-      shift = shift + bias->to(torch::kFloat);
-    }
-    auto output = torch::addcmul(along(shift, input), input.to(torch::kFloat), along(scale, input))
-                      .to(input.scalar_type());
-    context->save_for_backward({input, center, inverse, scale});
-    context->saved_data["total"] = total;
+    auto kept = c10::make_intrusive<SyncBatchNormContext>();
+    kept->count = sums[2 * channels].item<double>();
+    kept->processes = processes;
+    const auto moments = sums.narrow(0, 0, 2 * channels).view({2, channels}).div(kept->count);
+    kept->normalization = bsconv::detail::normalize_by_moments(norm, moments.to(input.device()),
+                                                               static_cast<int64_t>(kept->count));
+    context->saved_data["norm"] = torch::IValue::make_capsule(kept);
     context->saved_data["has_weight"] = weight.has_value();
     context->saved_data["has_bias"] = bias.has_value();
-    context->saved_data["processes"] = reinterpret_cast<int64_t>(processes);
-    const auto statistics = torch::full({}, total, torch::kDouble);
-    context->mark_non_differentiable({all_mean, all_variance, statistics});
-    return {output, all_mean, all_variance, statistics};
+    context->save_for_backward({input});
+    return torch::addcmul(along(kept->normalization.shift(), input), x,
+                          along(kept->normalization.scale, input))
+        .to(input.scalar_type());
   }
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
                                                  const torch::autograd::variable_list& gradients) {
-    const auto saved = context->get_saved_variables();
-    const auto& input = saved[0];
-    const auto& center = saved[1];
-    const auto& inverse = saved[2];
-    const auto& scale = saved[3];
+    const auto input = context->get_saved_variables().front();
+    const auto capsule = context->saved_data["norm"].toCapsule();
+    const auto& kept = static_cast<const SyncBatchNormContext&>(*capsule);
+    const auto& normalization = kept.normalization;
     const auto axes = other_axes(input);
-    const int64_t channels = input.size(1);
     const auto gradient = gradients[0].to(torch::kFloat);
-    const auto normalized =
-        (input.to(torch::kFloat) - along(center, input)) * along(inverse, input);
+    const auto normalized = (input.to(torch::kFloat) - along(normalization.mean, input)) *
+                            along(normalization.deviation.reciprocal(), input);
     const auto bias_gradient = gradient.sum(axes);
     const auto weight_gradient = (gradient * normalized).sum(axes);
-    auto sums = torch::cat({bias_gradient, weight_gradient}).to(torch::kCPU, torch::kDouble);
-    auto* processes =
-        reinterpret_cast<train::Communicator*>(context->saved_data["processes"].toInt());
-    processes->sum(sums);
-    const auto means = (sums / context->saved_data["total"].toDouble()).to(center.options());
+    auto sums = torch::stack({bias_gradient, weight_gradient}).to(torch::kCPU, torch::kDouble);
+    kept.processes->sum(sums);
+    const auto means = (sums / kept.count).to(input.device());
     const auto input_gradient =
-        along(scale, input) * (gradient - along(means.narrow(0, 0, channels), input) -
-                               normalized * along(means.narrow(0, channels, channels), input));
+        along(normalization.scale, input) *
+        (gradient - along(means[0], input) - normalized * along(means[1], input));
     const auto if_any = [&](const char* name, const torch::Tensor& value) {
       return context->saved_data[name].toBool() ? value : torch::Tensor();
     };
@@ -105,11 +98,11 @@ class SyncBatchNormFunction : public torch::autograd::Function<SyncBatchNormFunc
     return axes;
   }
 
-  /// `values` [C] so that they broadcast over `input`.
+  /// `values` [C] as floats that broadcast over `input`.
   static torch::Tensor along(const torch::Tensor& values, const torch::Tensor& input) {
     std::vector<int64_t> shape(static_cast<std::size_t>(input.dim()), 1);
     shape[1] = -1;
-    return values.view(shape);
+    return values.to(torch::kFloat).view(shape);
   }
 };
 
@@ -136,33 +129,22 @@ class SyncBatchNorm : public OperatorObserver {
     if (op.schema().name() != "aten::batch_norm" || !inputs[5].toBool()) {
       return std::nullopt;
     }
-    const auto input = inputs[0].toTensor();
-    const auto optional = [](const c10::IValue& value) {
-      return value.isTensor() && value.toTensor().defined()
-                 ? std::optional<torch::Tensor>(value.toTensor())
-                 : std::nullopt;
+    const auto part = [&](std::size_t index) {
+      return inputs[index].isTensor() ? inputs[index].toTensor() : torch::Tensor();
     };
-    const auto results = detail::SyncBatchNormFunction::apply(
-        input, optional(inputs[1]), optional(inputs[2]), inputs[7].toDouble(), &processes_);
-    update(optional(inputs[3]), optional(inputs[4]), inputs[6].toDouble(), results);
-    return std::vector<c10::IValue>{results[0]};
+    bsconv::detail::TrainingBatchNorm norm;
+    norm.weight = part(1);
+    norm.bias = part(2);
+    norm.running_mean = part(3);
+    norm.running_var = part(4);
+    norm.momentum = inputs[6].toDouble();
+    norm.eps = inputs[7].toDouble();
+    return std::vector<c10::IValue>{detail::SyncBatchNormFunction::apply(
+        inputs[0].toTensor(), bsconv::detail::if_defined(norm.weight),
+        bsconv::detail::if_defined(norm.bias), norm, &processes_)};
   }
 
  private:
-  static void update(const std::optional<torch::Tensor>& mean,
-                     const std::optional<torch::Tensor>& variance, double momentum,
-                     const torch::autograd::variable_list& results) {
-    const torch::NoGradGuard no_grad;
-    const double total = results[3].item<double>();
-    if (mean && mean->defined()) {
-      mean->lerp_(results[1].to(mean->options()), momentum);
-    }
-    if (variance && variance->defined()) {
-      const double unbiased = total > 1 ? total / (total - 1) : 1.0;
-      variance->lerp_((results[2] * unbiased).to(variance->options()), momentum);
-    }
-  }
-
   train::Communicator& processes_;
 };
 

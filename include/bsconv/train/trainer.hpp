@@ -136,7 +136,7 @@ class Trainer {
   /// checkpoint, or if the folder cannot be written, before any training.
   FitResult fit(const data::BatchSource& train, const data::BatchSource& test) {
     folder_.prepare();
-    const auto shard = communicator_ != nullptr ? communicator_->shard() : data::Shard();
+    const auto shard = own_shard();
     TORCH_CHECK(train.shard() == shard, "the training images are shard ", train.shard().index,
                 " of ", train.shard().count, ", but this is process ", shard.index, " of ",
                 shard.count, "; set LoaderOptions::shard");
@@ -239,8 +239,7 @@ class Trainer {
   MetricSums evaluate_at(const data::BatchSource& source, const Position& position) {
     learner_.synchronize();
     const EmaScope average(learner_.module(), learner_.ema());
-    const data::EveryNthBatch part(
-        source, communicator_ != nullptr ? communicator_->shard() : data::Shard());
+    const data::EveryNthBatch part(source, own_shard());
     auto sums = train::evaluate(learner_.module(), learner_.forward(), part,
                                 EvaluateOptions()
                                     .device(options_.device())
@@ -253,6 +252,11 @@ class Trainer {
                                 observers_, position);
     sum(sums);
     return sums;
+  }
+
+  /// What this process works on.
+  data::Shard own_shard() const {
+    return communicator_ != nullptr ? communicator_->shard() : data::Shard();
   }
 
   /// Adds what other processes have.
