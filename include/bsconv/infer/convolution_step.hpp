@@ -72,7 +72,7 @@ class ConvolutionStep : public Step {
       c.epilogue.residual = from(c.epilogue.residual, begin);
     }
     if (c.rows > 0 && c.pixels > 0) {
-      run_panels(c);
+      run_bands(c);
     }
   }
 
@@ -85,6 +85,29 @@ class ConvolutionStep : public Step {
   }
 
  private:
+  // Splits a large image into bands that stay in the second-level cache while one panel after the
+  // other reads them; the weights of a window wider than a pixel are larger than that.
+  void run_bands(kernels::Convolution c) const {
+    constexpr int64_t band_bytes = 256 * 1024;
+    if (!node_.is_pointwise() || weights_->panels.size() == 1) {
+      run_panels(c);
+      return;
+    }
+    const int64_t total = flat_ ? c.pixels : c.rows;
+    const int64_t read = (flat_ ? c.input.pixel : c.input.row) * int64_t{sizeof(float)};
+    const int64_t band = std::max<int64_t>(1, band_bytes / read);
+    const auto all = c;
+    for (int64_t begin = 0; begin < total; begin += band) {
+      (flat_ ? c.pixels : c.rows) = std::min(band, total - begin);
+      const int64_t row = flat_ ? 0 : begin;
+      const int64_t pixel = flat_ ? begin : 0;
+      c.input = from(all.input, row, pixel);
+      c.output = from(all.output, row, pixel);
+      c.epilogue.residual = from(all.epilogue.residual, row, pixel);
+      run_panels(c);
+    }
+  }
+
   void run_panels(kernels::Convolution c) const {
     // As much of a panel as stays in the second-level cache while all pixels use it.
     constexpr int64_t panel_bytes = 384 * 1024;

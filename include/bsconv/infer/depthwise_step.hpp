@@ -24,11 +24,14 @@ class DepthwiseStep : public Step {
     int64_t vectors = 1;
     /// Rows of output that go together.
     int64_t rows = 1;
+    /// Rows of output that all panels go over before the next rows come.
+    int64_t band = 1;
   };
 
-  /// Chooses the blocking that keeps the rows between the two in `bytes` of memory.
+  /// Chooses the blocking that keeps the rows between the two in `bytes` of memory, and the rows
+  /// of the input that several panels read in `band_bytes`.
   static Blocking choose(const Node& node, const Buffer& input, const Buffer& output, int64_t width,
-                         int64_t most_vectors, int64_t bytes) {
+                         int64_t most_vectors, int64_t bytes, int64_t band_bytes) {
     const int64_t vectors = output.pixel / width;
     Blocking best;
     for (int64_t v = std::min(vectors, most_vectors); v >= 1; --v) {
@@ -39,6 +42,11 @@ class DepthwiseStep : public Step {
       if (best.rows * node.stride[0] >= std::min<int64_t>(output.height, 4)) {
         break;
       }
+    }
+    const int64_t read = node.stride[0] * input.row * int64_t{sizeof(float)};
+    best.band = std::max(band_bytes / read / best.rows, int64_t{1}) * best.rows;
+    if (best.band >= output.height || vectors <= best.vectors) {
+      best.band = output.height;
     }
     return best;
   }
@@ -71,6 +79,9 @@ class DepthwiseStep : public Step {
       most = std::max(most, panel.vectors);
     }
     blocking_.vectors = most;
+    if (pointwise_ == nullptr) {
+      blocking_.band = output_.height;
+    }
     if (input_.planar) {
       for (int64_t c = 0; c < input_.channels; ++c) {
         segments_.push_back(c * input_.plane);
@@ -86,15 +97,21 @@ class DepthwiseStep : public Step {
     if (begin == end) {
       return;
     }
-    for (const auto& panel : panels_) {
-      run_panel(frame, panel, begin, end);
+    for (int64_t band = begin; band < end; band += blocking_.band) {
+      for (const auto& panel : panels_) {
+        run_panel(frame, panel, band, std::min(band + blocking_.band, end), begin, end);
+      }
     }
   }
 
   int64_t multiply_adds() const override { return multiply_adds_; }
 
   std::size_t scratch() const override {
-    return static_cast<std::size_t>(plane() * blocking_.vectors);
+    int64_t floats = plane() * blocking_.vectors;
+    if (blocking_.band < output_.height) {
+      floats += output_.pixel / kernels_.width * carried_plane();
+    }
+    return static_cast<std::size_t>(floats);
   }
 
   std::string describe() const override {
@@ -119,6 +136,9 @@ class DepthwiseStep : public Step {
     return input.width + std::max({int64_t{0}, node.padding[1], reach - input.width});
   }
 
+  // Rows between the layers that two blocks of rows share.
+  int64_t carried_rows() const { return std::max<int64_t>(0, span(node_) - node_.stride[0]); }
+
   // Floats of a row between the two layers, for one vector of channels.
   int64_t row() const { return columns_ * kernels_.width; }
   // Rows between the two layers.
@@ -127,8 +147,12 @@ class DepthwiseStep : public Step {
   // Floats of all rows of one vector, with the zeros before the first.
   int64_t plane() const { return capacity() * row() + node_.padding[1] * kernels_.width; }
 
+  // Floats of the rows that two blocks share, for one vector of channels.
+  int64_t carried_plane() const { return carried_rows() * row(); }
+
+  // Rows `begin` to `end` of those from `first` to `last` that this thread makes.
   void run_panel(const Frame& frame, const kernels::PackedConvolution::Panel& panel, int64_t begin,
-                 int64_t end) const {
+                 int64_t end, int64_t first, int64_t last) const {
     const int64_t stride = node_.stride[0];
     float* rows = frame.scratch;
     const int64_t plane = this->plane();
@@ -150,12 +174,17 @@ class DepthwiseStep : public Step {
     const auto residual = d.epilogue.residual;
     const auto output = output_.image(frame.arena);
 
+    float* kept = frame.scratch + plane * blocking_.vectors + panel.first * carried_plane();
     int64_t carried = 0;
+    if (begin > first) {
+      carried = carried_rows();
+      carry(kept, carried_plane(), rows, plane, panel.vectors);
+    }
     for (int64_t y = begin; y < end; y += blocking_.rows) {
       const int64_t count = std::min(blocking_.rows, end - y);
       const int64_t needed = (count - 1) * stride + span(node_);
-      const int64_t first = y * stride - node_.padding[0];
-      make_rows(frame, panel, first + carried, needed - carried, rows + carried * row());
+      const int64_t top = y * stride - node_.padding[0];
+      make_rows(frame, panel, top + carried, needed - carried, rows + carried * row());
       d.rows = count;
       d.output = from(output, y);
       d.output.data += channel;
@@ -164,13 +193,22 @@ class DepthwiseStep : public Step {
         d.epilogue.residual.data += channel;
       }
       kernels_.depthwise(d);
-      carried = std::max<int64_t>(0, needed - count * stride);
-      if (carried > 0 && y + count < end) {
-        for (int64_t v = 0; v < panel.vectors; ++v) {
-          std::memmove(rows + v * plane, rows + v * plane + count * stride * row(),
-                       static_cast<std::size_t>(carried * row()) * sizeof(float));
-        }
+      carried = carried_rows();
+      const float* next = rows + count * stride * row();
+      if (y + count < end) {
+        carry(next, plane, rows, plane, panel.vectors);
+      } else if (end < last) {
+        carry(next, plane, kept, carried_plane(), panel.vectors);
       }
+    }
+  }
+
+  // Copies the rows that two blocks share.
+  void carry(const float* from, int64_t from_plane, float* to, int64_t to_plane,
+             int64_t vectors) const {
+    for (int64_t v = 0; v < vectors; ++v) {
+      std::memmove(to + v * to_plane, from + v * from_plane,
+                   static_cast<std::size_t>(carried_plane()) * sizeof(float));
     }
   }
 

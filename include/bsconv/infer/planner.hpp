@@ -370,10 +370,13 @@ class Planner {
     const std::size_t from = pointwise == nullptr ? node.inputs[0] : pointwise->inputs[0];
     used.push_back(from);
     const Buffer& input = *buffers_[roots_[from]];
-    // Rows between the two layers, beside the rows that are read and written.
-    constexpr int64_t row_bytes = 28 * 1024;
-    const auto blocking =
-        DepthwiseStep::choose(node, input, output, kernels_.width, most_vectors(), row_bytes);
+    // Rows between the two layers, beside the rows that are read and written: in the first-level
+    // cache where vectors are wide, else where three vectors of wide images find room.
+    const int64_t row_bytes = (kernels_.registers >= 32 ? 28 : 64) * int64_t{1024};
+    // Rows that stay in the second-level cache while one panel after the other reads them.
+    constexpr int64_t band_bytes = 256 * 1024;
+    const auto blocking = DepthwiseStep::choose(node, input, output, kernels_.width, most_vectors(),
+                                                row_bytes, band_bytes);
     auto weights = packs_.depthwise({node.origin, node.weight.sizes().vec(), 0, 0}, [&] {
       return kernels::pack_depthwise(node.weight, node.bias, kernels_.width);
     });
@@ -385,7 +388,7 @@ class Planner {
   }
 
   // Vectors of sums that still leave registers for enough pixels.
-  int64_t most_vectors() const { return kernels_.registers >= 32 ? 4 : 2; }
+  int64_t most_vectors() const { return kernels_.registers >= 32 ? 4 : 3; }
 
   std::shared_ptr<const kernels::PackedConvolution> pack(const Node& node, const Buffer& input,
                                                          int64_t most) {
