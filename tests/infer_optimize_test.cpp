@@ -111,6 +111,40 @@ TEST(Optimize, LargeOddImage) {
   expect_equal(bsconv::optimize(model, x)(x), model->forward(x), "225x223");
 }
 
+// Images that the second-level cache doesn't hold go through the panels of channels in bands.
+TEST(Optimize, LargeImagesOfManyChannels) {
+  const torch::NoGradGuard no_grad;
+  struct Geometry {
+    int64_t kernel, stride, dilation;
+  };
+  const int before = torch::get_num_threads();
+  for (const auto& [kernel, stride, dilation] :
+       {Geometry{3, 1, 1}, {3, 2, 1}, {5, 1, 1}, {3, 1, 2}, {2, 3, 1}, {1, 2, 1}}) {
+    torch::nn::Sequential model(torch::nn::Conv2d(torch::nn::Conv2dOptions(3, 61, 1)),
+                                torch::nn::Conv2d(torch::nn::Conv2dOptions(61, 83, 1)),
+                                torch::nn::Conv2d(torch::nn::Conv2dOptions(83, 83, kernel)
+                                                      .groups(83)
+                                                      .stride(stride)
+                                                      .padding(kernel / 2 * dilation)
+                                                      .dilation(dilation)),
+                                torch::nn::ReLU(),
+                                torch::nn::Conv2d(torch::nn::Conv2dOptions(83, 70, 1)));
+    settle(model);
+    const auto x = torch::randn({1, 3, 101, 93});
+    const auto expected = model->forward(x);
+    for (const int threads : {1, 3}) {
+      torch::set_num_threads(threads);
+      const auto fast = bsconv::optimize(model, x);
+      const auto what = c10::str("kernel ", kernel, ", stride ", stride, ", dilation ", dilation,
+                                 ", threads ", threads);
+      expect_equal(fast(x), expected, what);
+      EXPECT_EQ(fast.report().eager, "") << what;
+      EXPECT_EQ(fast.report().fallbacks(), 0U) << what;
+    }
+  }
+  torch::set_num_threads(before);
+}
+
 // Stacks of layers drawn at random: geometry, channels, blocks, activations, branches.
 torch::nn::AnyModule random_layer(int64_t& channels) {
   const auto draw = [](int64_t n) { return torch::randint(n, {}).item<int64_t>(); };
