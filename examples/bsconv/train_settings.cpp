@@ -20,7 +20,6 @@ namespace {
 
 using bsconv::train::Checkpoint;
 using bsconv::train::GivenSetting;
-using bsconv::train::TrainOptions;
 
 /// The key of a settings file that says which version wrote it; it is not a setting.
 constexpr const char* version_key = "bsconv_version";

@@ -22,7 +22,7 @@ inline torch::Tensor reference_norm(const torch::Tensor& input,
 /// `activation(input + residual)` by LibTorch's operators; `residual` may be undefined.
 inline torch::Tensor reference_activation(const torch::Tensor& input, const torch::Tensor& residual,
                                           kernels::Activation activation) {
-  const auto sum = residual.defined() ? input + residual : input;
+  auto sum = residual.defined() ? input + residual : input;
   switch (activation) {
     case kernels::Activation::relu:
       return torch::relu(sum);

@@ -124,7 +124,7 @@ inline std::unordered_map<std::string, std::vector<uint8_t>> read_archive(
   while (auto* entry = detail::next_archive_file(archive.get(), origin, name)) {
     if (wanted(name)) {
       result[name] = detail::read_archive_data(archive.get(), entry, largest,
-                                               origin + ", member '" + name + "',");
+                                               c10::str(origin, ", member '", name, "',"));
     }
   }
   return result;

@@ -115,9 +115,12 @@ inline ImagePlan draw_resized_crop(ImageSize original, const ResizedCropRange& r
 class ResizeRule {
  public:
   /// Exactly `size`; the ratio of the sides is not kept.
-  ResizeRule(ImageSize size) : size_(size) { size.check("the size to resize to"); }
+  ResizeRule(ImageSize size) : size_(size) {  // NOLINT(google-explicit-constructor)
+    size.check("the size to resize to");
+  }
   /// Exactly `side` x `side`.
-  ResizeRule(int64_t side) : ResizeRule(ImageSize(side)) {}
+  ResizeRule(int64_t side)  // NOLINT(google-explicit-constructor)
+      : ResizeRule(ImageSize(side)) {}
   /// Exactly `height` x `width`.
   ResizeRule(int64_t height, int64_t width) : ResizeRule(ImageSize(height, width)) {}
   /// The shorter side becomes `length`, the other follows, as torchvision's `Resize(length)`.

@@ -11,7 +11,8 @@ namespace bsconv::data {
 /// Height and width of an image, in pixels.
 struct ImageSize {
   /// A square of `side` x `side`; 0 stands for a size that is not given.
-  ImageSize(int64_t side = 0) : height(side), width(side) {}
+  ImageSize(int64_t side = 0)  // NOLINT(google-explicit-constructor)
+      : height(side), width(side) {}
   /// `height` x `width`.
   ImageSize(int64_t height, int64_t width) : height(height), width(width) {}
 

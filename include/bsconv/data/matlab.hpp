@@ -66,9 +66,8 @@ inline std::vector<std::string> read_matlab_texts(const std::filesystem::path& p
   std::vector<std::string> texts;
   const std::size_t count = cells->dims[0] * cells->dims[1];
   for (std::size_t i = 0; i < count; ++i) {
-    texts.push_back(
-        detail::matlab_text(static_cast<matvar_t**>(cells->data)[i],
-                            origin + ": entry " + std::to_string(i) + " of '" + variable + "'"));
+    texts.push_back(detail::matlab_text(static_cast<matvar_t**>(cells->data)[i],
+                                        c10::str(origin, ": entry ", i, " of '", variable, "'")));
   }
   return texts;
 }

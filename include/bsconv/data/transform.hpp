@@ -22,11 +22,6 @@ namespace bsconv::data {
 /// the CPU's wherever the images lie: what is drawn does not depend on the device.
 class Transform {
  public:
-  Transform() = default;
-  Transform(const Transform&) = default;
-  Transform(Transform&&) = default;
-  Transform& operator=(const Transform&) = default;
-  Transform& operator=(Transform&&) = default;
   virtual ~Transform() = default;
 
   /// The changed images; `images` [N, C, H, W] stays as it is.
@@ -34,6 +29,8 @@ class Transform {
   /// Writes name and settings, such as `RandomCrop(size=32, padding=4)`.
   virtual void pretty_print(std::ostream& stream) const = 0;
 };
+
+class Augmentation;
 
 namespace detail {
 
@@ -73,6 +70,15 @@ class FunctionTransform : public Transform {
   Function function_;
 };
 
+template <class T>
+concept TransformLike = std::derived_from<std::remove_cvref_t<T>, Transform>;
+
+template <class F>
+concept TransformFunction =
+    !std::same_as<std::remove_cvref_t<F>, Augmentation> && !TransformLike<F> &&
+    std::is_invocable_r_v<torch::Tensor, const std::remove_cvref_t<F>&, const torch::Tensor&,
+                          torch::Generator&>;
+
 }  // namespace detail
 
 /// Transforms that run one after the other on a batch of images while it is still uint8.
@@ -86,17 +92,14 @@ class Augmentation {
   /// Does nothing.
   Augmentation() = default;
   /// Does nothing.
-  Augmentation(std::nullptr_t) {}
+  Augmentation(std::nullptr_t) {}  // NOLINT(google-explicit-constructor)
   /// A single transform.
-  template <typename T>
-  requires std::derived_from<std::remove_cvref_t<T>, Transform> Augmentation(T&& transform)
+  template <detail::TransformLike T>
+  Augmentation(T&& transform)  // NOLINT(google-*,bugprone-*)
       : transforms_{std::make_shared<std::remove_cvref_t<T>>(std::forward<T>(transform))} {}
   /// A function of one's own from images [N, C, H, W] and a generator to images.
-  template <typename F>
-  requires(!std::same_as<std::remove_cvref_t<F>, Augmentation> &&
-           !std::derived_from<std::remove_cvref_t<F>, Transform> &&
-           std::is_invocable_r_v<torch::Tensor, const std::remove_cvref_t<F>&, const torch::Tensor&,
-                                 torch::Generator&>) Augmentation(F&& function)
+  template <detail::TransformFunction F>
+  Augmentation(F&& function)  // NOLINT(google-*,bugprone-*)
       : Augmentation("Function()", std::forward<F>(function)) {}
   /// The same, printed as `name`.
   Augmentation(std::string name,

@@ -194,7 +194,7 @@ template <class Contained>
 onnx::Model export_onnx(const torch::nn::ModuleHolder<Contained>& model,
                         const torch::Tensor& example, const std::filesystem::path& path,
                         const OnnxExportOptions& options = {}) {
-  const auto pointer = model.ptr();
+  const auto& pointer = model.ptr();
   auto made = onnx::make_model(
       *pointer, [&](const torch::Tensor& input) { return pointer->forward(input); }, example,
       options);

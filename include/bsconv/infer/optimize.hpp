@@ -302,10 +302,10 @@ class OptimizedModel {
 template <class Contained>
 OptimizedModel optimize(const torch::nn::ModuleHolder<Contained>& model,
                         const torch::Tensor& example, const OptimizeOptions& options = {}) {
-  const std::shared_ptr<Contained> pointer = model.ptr();
   return OptimizedModel(
-      pointer, [pointer](const torch::Tensor& input) { return pointer->forward(input); }, example,
-      options);
+      model.ptr(),
+      [pointer = model.ptr()](const torch::Tensor& input) { return pointer->forward(input); },
+      example, options);
 }
 
 /// The same for a module of any type that maps one tensor to one.

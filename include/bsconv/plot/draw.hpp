@@ -177,7 +177,8 @@ inline void draw_legend(Canvas& canvas, const LegendLayout& legend, double x, do
   for (std::size_t i = 0; i < legend.entries.size(); ++i) {
     const auto& series = *legend.entries[i];
     const double left = x + legend.entry_width * static_cast<double>(i % legend.columns);
-    const double middle = y + legend_row * (static_cast<double>(i / legend.columns) + 0.5);
+    const std::size_t row = i / legend.columns;
+    const double middle = y + legend_row * (static_cast<double>(row) + 0.5);
     canvas.color(series_color(series.color));
     canvas.pen(1.8, series.dashed);
     canvas.line(left, middle, left + 30, middle);

@@ -80,6 +80,7 @@ class WeightSwitch {
 inline std::vector<LayerPlan> running_order(const Calibration& calibration,
                                             const std::vector<LayerPlan>& plans) {
   std::vector<torch::Tensor> weights;
+  weights.reserve(plans.size());
   for (const auto& plan : plans) {
     weights.push_back(plan.conv->weight);
   }

@@ -90,6 +90,7 @@ inline const char* to_string(Precision choice) { return detail::choice_name(choi
 template <class Choice>
 std::vector<std::string> choice_names() {
   std::vector<std::string> names;
+  names.reserve(detail::ChoiceNames<Choice>::values.size());
   for (const auto& item : detail::ChoiceNames<Choice>::values) {
     names.emplace_back(item.second);
   }

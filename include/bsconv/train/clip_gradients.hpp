@@ -29,7 +29,7 @@ inline torch::Tensor clip_gradients(const std::vector<torch::Tensor>& parameters
   if (gradients.empty()) {
     return {};
   }
-  const auto norm = at::linalg_vector_norm(at::stack(at::_foreach_norm(gradients)));
+  auto norm = at::linalg_vector_norm(at::stack(at::_foreach_norm(gradients)));
   at::_foreach_mul_(gradients, (max_norm / (norm + 1e-6)).clamp_max(1.0));
   return norm;
 }

@@ -95,6 +95,7 @@ inline std::vector<GivenSetting> read_settings_file(const std::filesystem::path&
   std::sort(found.begin(), found.end(),
             [](const auto& a, const auto& b) { return a.first < b.first; });
   std::vector<GivenSetting> result;
+  result.reserve(found.size());
   for (auto& item : found) {
     result.push_back(std::move(item.second));
   }

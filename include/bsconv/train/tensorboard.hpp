@@ -112,9 +112,9 @@ class ProtoMessage {
 /// Appends scalars to a new event file in a folder, for TensorBoard.
 class EventWriter {
  public:
-  /// Makes `events.out.tfevents.…` in `folder`, which must exist. TensorBoard then forgets what
-  /// older files of the folder say about steps from `first_step` on. Throws `c10::Error` if it
-  /// can't be written.
+  /// Makes a file in `folder`, which must exist; its name starts with `events.out.tfevents`.
+  /// TensorBoard then forgets what older files of the folder say about steps from `first_step` on.
+  /// Throws `c10::Error` if it can't be written.
   explicit EventWriter(const std::filesystem::path& folder, int64_t first_step = 0) {
     char host[256] = "localhost";
     (void)::gethostname(host, sizeof host - 1);

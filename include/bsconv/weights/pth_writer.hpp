@@ -107,7 +107,7 @@ class StateDictPickler {
   }
 
   void tensor(const torch::Tensor& value, const std::string& name) {
-    const auto storage = value.storage();
+    const auto& storage = value.storage();
     const auto known = keys_.try_emplace(storage.unsafeGetStorageImpl(), storages_.size());
     const auto elements =
         static_cast<int64_t>(storage.nbytes() / static_cast<std::size_t>(value.element_size()));
