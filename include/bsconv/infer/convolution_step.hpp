@@ -45,6 +45,10 @@ class ConvolutionStep : public Step {
     flat_ = input_.is_dense() && output_.is_dense() && node_.is_pointwise() &&
             node_.stride[0] == 1 && node_.stride[1] == 1 &&
             (residual_ == nullptr || residual_->is_dense());
+    // The weights of a window wider than a pixel are larger than a band.
+    band_ = node_.is_pointwise() && weights_->panels.size() > 1
+                ? rows_in_band(flat_ ? input_.pixel : input_.row * node_.stride[0])
+                : output_.height * output_.width;
   }
 
   void run(const Frame& frame, Share share) const override {
@@ -55,24 +59,12 @@ class ConvolutionStep : public Step {
     c.input.pixel *= node_.stride[1];
     c.output = output_.image(frame.arena);
     c.output_vector = kernels_.width;
-    if (flat_) {
-      const auto [begin, end] = share.of(output_.height * output_.width);
-      c.rows = 1;
-      c.pixels = end - begin;
-      c.input = from(c.input, 0, begin);
-      c.output = from(c.output, 0, begin);
-      c.epilogue.residual = from(c.epilogue.residual, 0, begin);
-    } else {
-      const auto [begin, end] = share.of(output_.height);
+    const auto [begin, end] = share.of(flat_ ? output_.height * output_.width : output_.height);
+    if (!flat_) {
       output_.clear_border(frame.arena, begin, end);
-      c.rows = end - begin;
-      c.pixels = output_.width;
-      c.input = from(c.input, begin);
-      c.output = from(c.output, begin);
-      c.epilogue.residual = from(c.epilogue.residual, begin);
     }
-    if (c.rows > 0 && c.pixels > 0) {
-      run_bands(c);
+    for (int64_t first = begin; first < end; first += band_) {
+      run_panels(part(c, first, std::min(first + band_, end)));
     }
   }
 
@@ -85,27 +77,16 @@ class ConvolutionStep : public Step {
   }
 
  private:
-  // Splits a large image into bands that stay in the second-level cache while one panel after the
-  // other reads them; the weights of a window wider than a pixel are larger than that.
-  void run_bands(kernels::Convolution c) const {
-    constexpr int64_t band_bytes = 256 * 1024;
-    if (!node_.is_pointwise() || weights_->panels.size() == 1) {
-      run_panels(c);
-      return;
-    }
-    const int64_t total = flat_ ? c.pixels : c.rows;
-    const int64_t read = (flat_ ? c.input.pixel : c.input.row) * int64_t{sizeof(float)};
-    const int64_t band = std::max<int64_t>(1, band_bytes / read);
-    const auto all = c;
-    for (int64_t begin = 0; begin < total; begin += band) {
-      (flat_ ? c.pixels : c.rows) = std::min(band, total - begin);
-      const int64_t row = flat_ ? 0 : begin;
-      const int64_t pixel = flat_ ? begin : 0;
-      c.input = from(all.input, row, pixel);
-      c.output = from(all.output, row, pixel);
-      c.epilogue.residual = from(all.epilogue.residual, row, pixel);
-      run_panels(c);
-    }
+  // Rows, or pixels if flat, `begin` to `end` of `c`.
+  kernels::Convolution part(kernels::Convolution c, int64_t begin, int64_t end) const {
+    const int64_t row = flat_ ? 0 : begin;
+    const int64_t pixel = flat_ ? begin : 0;
+    c.rows = flat_ ? 1 : end - begin;
+    c.pixels = flat_ ? end - begin : output_.width;
+    c.input = from(c.input, row, pixel);
+    c.output = from(c.output, row, pixel);
+    c.epilogue.residual = from(c.epilogue.residual, row, pixel);
+    return c;
   }
 
   void run_panels(kernels::Convolution c) const {
@@ -147,6 +128,8 @@ class ConvolutionStep : public Step {
   int64_t depth_ = 0;
   int64_t multiply_adds_ = 0;
   bool flat_ = false;
+  // Rows, or pixels if flat, that all panels go over before the next ones come.
+  int64_t band_ = 0;
 };
 
 }  // namespace bsconv::infer

@@ -28,10 +28,10 @@ class DepthwiseStep : public Step {
     int64_t band = 1;
   };
 
-  /// Chooses the blocking that keeps the rows between the two in `bytes` of memory, and the rows
-  /// of the input that several panels read in `band_bytes`.
-  static Blocking choose(const Node& node, const Buffer& input, const Buffer& output, int64_t width,
-                         int64_t most_vectors, int64_t bytes, int64_t band_bytes) {
+  /// Chooses the blocking that keeps the rows between the two in `bytes` of memory. Bands serve
+  /// the panels of a `pointwise` convolution, which may be null: each of them reads all channels.
+  static Blocking choose(const Node* pointwise, const Node& node, const Buffer& input,
+                         const Buffer& output, int64_t width, int64_t most_vectors, int64_t bytes) {
     const int64_t vectors = output.pixel / width;
     Blocking best;
     for (int64_t v = std::min(vectors, most_vectors); v >= 1; --v) {
@@ -43,10 +43,10 @@ class DepthwiseStep : public Step {
         break;
       }
     }
-    const int64_t read = node.stride[0] * input.row * int64_t{sizeof(float)};
-    best.band = std::max(band_bytes / read / best.rows, int64_t{1}) * best.rows;
-    if (best.band >= output.height || vectors <= best.vectors) {
-      best.band = output.height;
+    best.band = output.height;
+    if (pointwise != nullptr && vectors > best.vectors) {
+      const int64_t rows = rows_in_band(node.stride[0] * input.row);
+      best.band = std::min(std::max(rows / best.rows, int64_t{1}) * best.rows, output.height);
     }
     return best;
   }
@@ -79,9 +79,6 @@ class DepthwiseStep : public Step {
       most = std::max(most, panel.vectors);
     }
     blocking_.vectors = most;
-    if (pointwise_ == nullptr) {
-      blocking_.band = output_.height;
-    }
     if (input_.planar) {
       for (int64_t c = 0; c < input_.channels; ++c) {
         segments_.push_back(c * input_.plane);

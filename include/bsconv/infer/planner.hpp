@@ -373,10 +373,8 @@ class Planner {
     // Rows between the two layers, beside the rows that are read and written: in the first-level
     // cache where vectors are wide, else where three vectors of wide images find room.
     const int64_t row_bytes = (kernels_.registers >= 32 ? 28 : 64) * int64_t{1024};
-    // Rows that stay in the second-level cache while one panel after the other reads them.
-    constexpr int64_t band_bytes = 256 * 1024;
-    const auto blocking = DepthwiseStep::choose(node, input, output, kernels_.width, most_vectors(),
-                                                row_bytes, band_bytes);
+    const auto blocking = DepthwiseStep::choose(pointwise, node, input, output, kernels_.width,
+                                                most_vectors(), row_bytes);
     auto weights = packs_.depthwise({node.origin, node.weight.sizes().vec(), 0, 0}, [&] {
       return kernels::pack_depthwise(node.weight, node.bias, kernels_.width);
     });

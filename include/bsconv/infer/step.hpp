@@ -174,6 +174,13 @@ inline kernels::Epilogue epilogue_of(const Node& node, const Buffer* residual, f
   return epilogue;
 }
 
+/// How many rows of `floats` each stay in the second-level cache while one panel of channels after
+/// the other reads them.
+inline int64_t rows_in_band(int64_t floats) {
+  constexpr int64_t band_floats = 64 * 1024;
+  return std::max<int64_t>(1, band_floats / floats);
+}
+
 /// `image` from `row` and `pixel` on.
 template <class Float>
 kernels::Image<Float> from(kernels::Image<Float> image, int64_t row, int64_t pixel = 0) {
