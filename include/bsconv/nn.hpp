@@ -5,6 +5,7 @@
 /// The modules: `BSConvU`, `BSConvS`, their regularization loss, and what custom models build on.
 
 #include <bsconv/autograd/fused_training.hpp>
+#include <bsconv/nn/any_layer.hpp>       // IWYU pragma: export
 #include <bsconv/nn/bsconv_s.hpp>        // IWYU pragma: export
 #include <bsconv/nn/bsconv_sum.hpp>      // IWYU pragma: export
 #include <bsconv/nn/bsconv_u.hpp>        // IWYU pragma: export

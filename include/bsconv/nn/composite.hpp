@@ -3,6 +3,7 @@
 
 #include <torch/nn/modules/container/any.h>
 #include <torch/types.h>
+#include <bsconv/nn/any_layer.hpp>
 #include <bsconv/nn/call_observer.hpp>
 #include <bsconv/nn/fused_run.hpp>
 #include <bsconv/nn/layer.hpp>
@@ -30,22 +31,8 @@ class ChildHost {
   virtual void replace_child(const std::string& name, const torch::nn::AnyModule& module) = 0;
 };
 
-/// A layer made of type-erased children, the base of the blocks of the model zoo.
-///
-/// Children are added in the constructor with `add`, which registers them and returns a handle
-/// for `call`. They can be exchanged, and `clone()` copies whatever is there then, neither of
-/// which holds for typed members. `Derived` is the deriving class.
-///
-/// Example:
-/// ```
-/// struct BlockImpl : bsconv::Composite<BlockImpl> {
-///   Child conv = add("conv", torch::nn::Conv2d(3, 8, 3));
-///   Child relu = add("relu", torch::nn::ReLU());
-///   torch::Tensor forward(const torch::Tensor& x) override { return call(relu, call(conv, x)); }
-/// };
-/// ```
-template <class Derived>
-class Composite : public LayerImpl, public ChildHost {
+/// What `Composite` has that does not depend on the deriving class.
+class CompositeBase : public LayerImpl, public ChildHost {
  public:
   using LayerImpl::LayerImpl;
 
@@ -53,25 +40,12 @@ class Composite : public LayerImpl, public ChildHost {
   void replace_child(const std::string& name, const torch::nn::AnyModule& module) override {
     for (auto& slot : slots_) {
       if (slot.name == name) {
-        slot.module = module;
-        slot.pointer = slot.module.ptr();
-        replace_module(name, slot.pointer);
+        slot.layer = module;
+        replace_module(name, slot.layer.ptr());
         return;
       }
     }
     TORCH_CHECK(false, this->name(), " has no child '", name, "'");
-  }
-
-  /// A deep copy, with whatever children are there now, on `device` if it is given.
-  std::shared_ptr<torch::nn::Module> clone(
-      const std::optional<torch::Device>& device = std::nullopt) const override {
-    auto copy = std::make_shared<Derived>(static_cast<const Derived&>(*this));
-    for (auto& slot : copy->slots_) {
-      slot.module = slot.module.clone(device);
-      slot.pointer = slot.module.ptr();
-      copy->replace_module(slot.name, slot.pointer);
-    }
-    return copy;
   }
 
  protected:
@@ -83,19 +57,16 @@ class Composite : public LayerImpl, public ChildHost {
     explicit operator bool() const { return index_ != absent; }
 
    private:
-    friend Composite;
+    friend CompositeBase;
     static constexpr std::size_t absent = static_cast<std::size_t>(-1);
     explicit Child(std::size_t index) : index_(index) {}
     std::size_t index_ = absent;
   };
 
-  /// Registers `module` (a holder or `AnyModule`, one tensor to one tensor) as the child `name`.
-  template <class ModuleHolder>
-  Child add(const std::string& name, ModuleHolder module) {
-    torch::nn::AnyModule any(std::move(module));
-    auto pointer = any.ptr();
-    register_module(name, pointer);
-    slots_.push_back({name, std::move(any), std::move(pointer)});
+  /// Registers `layer` (any holder, or an `AnyModule`) as the child `name`.
+  Child add(const std::string& name, AnyLayer layer) {
+    register_module(name, layer.ptr());
+    slots_.push_back({name, std::move(layer)});
     return Child(slots_.size() - 1);
   }
 
@@ -117,26 +88,33 @@ class Composite : public LayerImpl, public ChildHost {
 
   /// The module behind `child`.
   const std::shared_ptr<torch::nn::Module>& module(const Child& child) const {
-    return slots_.at(child.index_).pointer;
+    return slots_.at(child.index_).layer.ptr();
+  }
+
+  /// Replaces each child by a deep copy of it, on `device` if it is given.
+  void clone_children(const std::optional<torch::Device>& device) {
+    for (auto& slot : slots_) {
+      slot.layer = slot.layer.clone(device);
+      replace_module(slot.name, slot.layer.ptr());
+    }
   }
 
  private:
   struct Slot {
     std::string name;
-    torch::nn::AnyModule module;
-    std::shared_ptr<torch::nn::Module> pointer;
+    AnyLayer layer;
   };
 
   torch::Tensor call_slot(std::size_t index, const torch::Tensor& input) {
-    auto& slot = slots_.at(index);
-    const detail::CallScope scope(*slot.pointer);
-    return slot.module.forward(input);
+    auto& layer = slots_.at(index).layer;
+    const detail::CallScope scope(*layer.ptr());
+    return layer.forward(input);
   }
 
   torch::Tensor call_slots(std::size_t index, std::size_t end, torch::Tensor input) {
     while (index < end) {
       const auto at = [&](std::size_t ahead) {
-        return index + ahead < end ? slots_.at(index + ahead).pointer.get() : nullptr;
+        return index + ahead < end ? slots_.at(index + ahead).layer.ptr().get() : nullptr;
       };
       if (auto run = detail::fused_run(*at(0), at(1), at(2), input)) {
         input = std::move(run->output);
@@ -148,14 +126,43 @@ class Composite : public LayerImpl, public ChildHost {
     return input;
   }
 
+  std::vector<Slot> slots_;
+};
+
+/// A layer made of type-erased children, the base of the blocks of the model zoo.
+///
+/// Children are added in the constructor with `add`, which registers them and returns a handle
+/// for `call`. They can be exchanged, and `clone()` copies whatever is there then, neither of
+/// which holds for typed members. `Derived` is the deriving class.
+///
+/// Example:
+/// ```
+/// struct BlockImpl : bsconv::Composite<BlockImpl> {
+///   Child conv = add("conv", torch::nn::Conv2d(3, 8, 3));
+///   Child relu = add("relu", torch::nn::ReLU());
+///   torch::Tensor forward(const torch::Tensor& x) override { return call(relu, call(conv, x)); }
+/// };
+/// ```
+template <class Derived>
+class Composite : public CompositeBase {
+ public:
+  using CompositeBase::CompositeBase;
+
+  /// A deep copy, with whatever children are there now, on `device` if it is given.
+  std::shared_ptr<torch::nn::Module> clone(
+      const std::optional<torch::Device>& device = std::nullopt) const override {
+    auto copy = std::make_shared<Derived>(static_cast<const Derived&>(*this));
+    static_cast<Composite&>(*copy).clone_children(device);
+    return copy;
+  }
+
+ private:
   // A typed parent that is cloned rebuilds this module and then hands it the original.
   void clone_(torch::nn::Module& other, const std::optional<torch::Device>& device) override {
     const auto copy = std::dynamic_pointer_cast<Derived>(other.clone(device));
     TORCH_CHECK(copy != nullptr, "clone: ", other.name(), " can't be cloned into ", this->name());
     static_cast<Derived&>(*this) = *copy;
   }
-
-  std::vector<Slot> slots_;
 };
 
 /// Named layers that run in turn: a `torch::nn::Sequential` with a tensor `forward`, so that it
@@ -164,10 +171,9 @@ class ChainImpl : public Composite<ChainImpl> {
  public:
   using Composite::Composite;
 
-  /// Appends `module` (a holder or `AnyModule`) under `name`; returns the chain.
-  template <class ModuleHolder>
-  ChainImpl& push_back(const std::string& name, ModuleHolder module) {
-    add(name, std::move(module));
+  /// Appends `layer` (any holder, or an `AnyModule`) under `name`; returns the chain.
+  ChainImpl& push_back(const std::string& name, AnyLayer layer) {
+    add(name, std::move(layer));
     return *this;
   }
 

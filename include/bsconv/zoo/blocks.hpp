@@ -26,42 +26,36 @@ namespace bsconv::zoo {
 enum class Activation { none, relu, relu6, hswish, hsigmoid };
 
 /// `x * relu6(x + 3) / 6`, any shape (MobileNetV3, arXiv 1905.02244).
-class HSwishImpl : public torch::nn::Cloneable<HSwishImpl> {
+class HSwishImpl : public Composite<HSwishImpl> {
  public:
-  /// Does nothing: there are no parameters.
-  void reset() override {}
   /// Prints the type and its options, without children.
   void pretty_print(std::ostream& stream) const override { stream << "bsconv::zoo::HSwish()"; }
-  /// Maps `input` elementwise.
-  torch::Tensor forward(const torch::Tensor& input) { return torch::hardswish(input); }
+  torch::Tensor forward(const torch::Tensor& input) override { return torch::hardswish(input); }
 };
 /// A `ModuleHolder` for `HSwishImpl`.
 TORCH_MODULE(HSwish);
 
 /// `relu6(x + 3) / 6`, any shape (MobileNetV3, arXiv 1905.02244).
-class HSigmoidImpl : public torch::nn::Cloneable<HSigmoidImpl> {
+class HSigmoidImpl : public Composite<HSigmoidImpl> {
  public:
-  /// Does nothing: there are no parameters.
-  void reset() override {}
   /// Prints the type and its options, without children.
   void pretty_print(std::ostream& stream) const override { stream << "bsconv::zoo::HSigmoid()"; }
-  /// Maps `input` elementwise.
-  torch::Tensor forward(const torch::Tensor& input) { return torch::hardsigmoid(input); }
+  torch::Tensor forward(const torch::Tensor& input) override { return torch::hardsigmoid(input); }
 };
 /// A `ModuleHolder` for `HSigmoidImpl`.
 TORCH_MODULE(HSigmoid);
 
 /// A module that computes `activation`, which must not be `none`.
-inline torch::nn::AnyModule make_activation(Activation activation) {
+inline AnyLayer make_activation(Activation activation) {
   switch (activation) {
     case Activation::relu:
-      return torch::nn::AnyModule(torch::nn::ReLU(torch::nn::ReLUOptions().inplace(true)));
+      return torch::nn::ReLU(torch::nn::ReLUOptions().inplace(true));
     case Activation::relu6:
-      return torch::nn::AnyModule(torch::nn::ReLU6(torch::nn::ReLU6Options().inplace(true)));
+      return torch::nn::ReLU6(torch::nn::ReLU6Options().inplace(true));
     case Activation::hswish:
-      return torch::nn::AnyModule(HSwish());
+      return HSwish();
     case Activation::hsigmoid:
-      return torch::nn::AnyModule(HSigmoid());
+      return HSigmoid();
     case Activation::none:
       break;
   }
