@@ -54,8 +54,9 @@ TEST_F(CliTrain, TakesAFileOfSettingsAndWritesOneThatGivesTheSameRun) {
                  "schedule_type = \"cosine\"\nlabel_smoothing = 0.1\nema_decay = 0.9\n"
                  "exempt_norm_bias = true\naccumulate = 2\n"
                  "mixup = 0.2\ncutmix = 1.0\naugment = \"trivial\"\nrandom_erasing = 0.1\n");
-  const auto first = run({"train", "--config", path("recipe.toml"), "--learning-rate", "0.003",
-                          "--seed", "5", "--no-exempt-norm-bias", "--out", path("a")});
+  const auto first =
+      run({"train", "--config", path("recipe.toml"), "--learning-rate", "0.003", "--seed", "5",
+           "--no-exempt-norm-bias", "--workers", "3", "--out", path("a")});
   ASSERT_EQ(first.code, 0) << first.output;
   EXPECT_THAT(first.output, HasSubstr("learning_rate      0.003\n"));
   EXPECT_THAT(first.output, HasSubstr("optimizer          adamw\n"));
@@ -83,6 +84,9 @@ TEST_F(CliTrain, TakesAFileOfSettingsAndWritesOneThatGivesTheSameRun) {
   EXPECT_EQ(found.info.settings.at("mixup"), "0.2");
   const auto resumed = run({"train", "--resume", path("b")});
   EXPECT_THAT(resumed.output, HasSubstr("Choice(Mixup(alpha=0.2), CutMix(alpha=1))"));
+  EXPECT_THAT(resumed.output, HasSubstr(", 3 workers\n"));
+  const auto moved = run({"train", "--resume", path("b/last.safetensors"), "--dry-run"});
+  EXPECT_THAT(moved.output, HasSubstr(", 1 workers\n"));
 
   const auto averaged = run({"evaluate", "--checkpoint", path("a")});
   EXPECT_EQ(averaged.code, 0) << averaged.output;

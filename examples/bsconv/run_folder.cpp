@@ -49,7 +49,7 @@ RunFolder::RunFolder(const TrainSettings& settings) : folder_(settings.options.o
   bsconv::train::CheckpointFolder(folder_, 0).prepare();
   std::ostringstream text;
   write_settings(text, settings);
-  bsconv::weights::write_text_file(folder_ / "settings.toml", text.str());
+  bsconv::weights::write_text_file(folder_ / settings_file_name, text.str());
   log_.open(folder_ / "log.txt", std::ios::app);
   TORCH_CHECK(log_, "cannot write '", (folder_ / "log.txt").native(), "'");
 }

@@ -52,9 +52,7 @@ std::string describe_run(const TrainSettings& settings, const bsconv::train::Run
 std::string describe_result(const bsconv::train::FitResult& result, const TrainSettings& settings) {
   const auto& out = settings.options.output_dir();
   if (result.interrupted) {
-    throw Interrupted(
-        "interrupted; go on with: bsconv train --resume '" + out.native() + "'" +
-        (settings.data_root.empty() ? std::string() : " --data-root '" + settings.data_root + "'"));
+    throw Interrupted("interrupted; go on with: bsconv train --resume '" + out.native() + "'");
   }
   std::ostringstream text;
   if (result.stopped_early) {

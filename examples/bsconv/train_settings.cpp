@@ -38,14 +38,20 @@ void visit_kept_settings(Settings& settings, Visitor&& visit) {
         "With several processes, batch statistics over all of them");
 }
 
+/// The same for those that belong to the machine: checkpoints travel without them.
+template <class Settings, class Visitor>
+void visit_machine_settings(Settings& settings, Visitor&& visit) {
+  visit("data_root", settings.data_root, "Directory of the data set's files");
+  visit("workers", settings.workers, "Threads that make batches ahead");
+  visit("device", settings.device, "cpu, cuda or cuda:N");
+}
+
 /// Calls `visit(name, value, description)` for the program's own settings.
 template <class Settings, class Visitor>
 void visit_program_settings(Settings& settings, Visitor&& visit) {
   visit("architecture", settings.architecture, "Name of a model; see 'bsconv models'");
   visit("dataset", settings.dataset, "digits (embedded), cifar10, cifar100, dogs, image_folder");
-  visit("data_root", settings.data_root, "Directory of the data set's files");
-  visit("workers", settings.workers, "Threads that make batches ahead");
-  visit("device", settings.device, "cpu, cuda or cuda:N");
+  visit_machine_settings(settings, visit);
   visit_kept_settings(settings, visit);
 }
 
@@ -123,6 +129,37 @@ void apply(TrainSettings& settings, const GivenSetting& given) {
   }
 }
 
+/// The settings of the file at `path`, without the version that wrote it.
+std::vector<GivenSetting> read_settings(const std::filesystem::path& path) {
+  auto names = known_names();
+  names.emplace_back(version_key);
+  std::vector<GivenSetting> given;
+  try {
+    given = bsconv::train::read_settings_file(path, names);
+  } catch (const c10::Error& error) {
+    throw UsageError(error.what_without_backtrace());
+  }
+  const auto version = [](const GivenSetting& setting) { return setting.name == version_key; };
+  given.erase(std::remove_if(given.begin(), given.end(), version), given.end());
+  return given;
+}
+
+/// Takes the machine's settings from the folder of the run that goes on, if it is one.
+void apply_machine_settings(TrainSettings& settings, const std::filesystem::path& run_folder) {
+  const auto path = run_folder / settings_file_name;
+  std::error_code error;
+  if (!std::filesystem::exists(path, error)) {
+    return;
+  }
+  for (const auto& given : read_settings(path)) {
+    visit_machine_settings(settings, [&](const char* name, const auto&, const char*) {
+      if (given.name == name) {
+        apply(settings, given);
+      }
+    });
+  }
+}
+
 }  // namespace
 
 void add_train_flags(CLI::App& command, TrainFlags& flags) {
@@ -168,7 +205,7 @@ void add_train_flags(CLI::App& command, TrainFlags& flags) {
                      "Folder for checkpoints, metrics and logs; default: a new one in runs/");
   command.add_option("--resume", flags.resume,
                      "Run folder or checkpoint to go on from, with its settings where no flag "
-                     "says otherwise");
+                     "says otherwise; a folder also knows data root, workers and device");
   command.add_flag("--dry-run", flags.dry_run,
                    "Only print the model's profile, sizes, steps and the expected time");
   command
@@ -187,18 +224,11 @@ TrainSettings make_settings(const TrainFlags& flags, const std::optional<Checkpo
     for (const auto& [name, text] : checkpoint->info.settings) {
       apply(settings, {name, text, "the checkpoint"});
     }
+    apply_machine_settings(settings, flags.resume);
   }
   if (!flags.config.empty()) {
-    auto names = known_names();
-    names.emplace_back(version_key);
-    try {
-      for (const auto& given : bsconv::train::read_settings_file(flags.config, names)) {
-        if (given.name != version_key) {
-          apply(settings, given);
-        }
-      }
-    } catch (const c10::Error& error) {
-      throw UsageError(error.what_without_backtrace());
+    for (const auto& given : read_settings(flags.config)) {
+      apply(settings, given);
     }
   }
   for (const auto& given : flags.settings) {

@@ -18,6 +18,9 @@
 
 namespace bsconv_program {
 
+/// The settings of a run, in its folder.
+inline constexpr const char* settings_file_name = "settings.toml";
+
 /// All settings of `bsconv train`, from flags, a settings file and a checkpoint.
 struct TrainSettings {
   std::string architecture = "cifar_resnet20_bsconvu";
