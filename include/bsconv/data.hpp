@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 #pragma once
 
+/// \file
+/// Data sets in memory, augmentation of whole batches, and loaders. What reads images, archives and
+/// MATLAB files needs components of its own.
+
 // IWYU pragma: begin_exports
 #include <bsconv/data/augment.hpp>
 #include <bsconv/data/auto_augment.hpp>

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 #pragma once
 
+/// \file
+/// Charts of results and training curves as SVG or PNG. Needs the component `plot` (cairo).
+
 // IWYU pragma: begin_exports
 #include <bsconv/plot/axis.hpp>
 #include <bsconv/plot/canvas.hpp>

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 #pragma once
 
+/// \file
+/// Training: `train::Trainer`, its options, and what it is made of.
+
 // IWYU pragma: begin_exports
 #include <bsconv/fused_training.hpp>
 #include <bsconv/train/autocast.hpp>

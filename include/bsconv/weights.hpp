@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 #pragma once
 
+/// \file
+/// Weight files: safetensors and what Python's `torch.save` writes, in and out of any module.
+
 // IWYU pragma: begin_exports
 #include <bsconv/weights/atomic_file.hpp>
 #include <bsconv/weights/mapped_file.hpp>
