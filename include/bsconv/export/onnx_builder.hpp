@@ -159,7 +159,7 @@ class Builder {
     if (known != weights_.end()) {
       return known->second;
     }
-    const auto name = add_initializer(known_name(tensor), tensor);
+    auto name = add_initializer(known_name(tensor), tensor);
     weights_[tensor.unsafeGetTensorImpl()] = name;
     kept_.push_back(tensor);
     return name;
@@ -210,7 +210,7 @@ class Builder {
   /// Adds a node of `type`; returns the name of its result, a new one.
   std::string add(const std::string& type, std::vector<std::string> inputs,
                   std::map<std::string, Attribute> attributes = {}) {
-    const std::string output = unique(path_.empty() ? name_ : path_ + "/" + name_);
+    std::string output = unique(path_.empty() ? name_ : path_ + "/" + name_);
     add_node(type, std::move(inputs), {output}, std::move(attributes));
     return output;
   }
@@ -317,7 +317,7 @@ class Builder {
     if (!number) {
       refuse(c10::str("reads a tensor of type ", tensor.scalar_type(), ", which ONNX has not"));
     }
-    const auto chosen = unique(name.empty() ? "constant" : name);
+    auto chosen = unique(name.empty() ? "constant" : name);
     model.initializers.push_back(
         {chosen, *number, tensor.sizes().vec(), tensor.detach().contiguous()});
     return chosen;

@@ -299,11 +299,14 @@ class Plot {
       const auto x = detail::pixels(frame.at_x(inside(series.x[index], frame.x.low, frame.x.high)));
       const auto y = detail::pixels(frame.at_y(inside(series.y[index], frame.y.low, frame.y.high)));
       if (series.kind == Kind::points) {
-        text += "<circle cx=\"" + x + "\" cy=\"" + y;
+        text += "<circle cx=\"" + x;
+        text += "\" cy=\"" + y;
         text += "\" r=\"3\" fill=\"" + std::string(paint) + "\"/>\n";
       } else {
         path += drawing ? " L" : " M";
-        path += x + ' ' + y;
+        path += x;
+        path += ' ';
+        path += y;
         drawing = true;
       }
     }
