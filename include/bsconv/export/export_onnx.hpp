@@ -3,8 +3,6 @@
 
 #include <c10/util/Exception.h>
 #include <torch/arg.h>
-#include <torch/nn/modules/container/any.h>
-#include <torch/nn/pimpl.h>
 #include <torch/types.h>
 #include <bsconv/export/batch_check.hpp>
 #include <bsconv/export/onnx_builder.hpp>
@@ -13,6 +11,7 @@
 #include <bsconv/export/onnx_operators.hpp>
 #include <bsconv/infer/capture.hpp>
 #include <bsconv/infer/fold_affine.hpp>
+#include <bsconv/nn/any_layer.hpp>
 #include <bsconv/nn/walk.hpp>
 #include <bsconv/util/rng_guard.hpp>
 #include <bsconv/version.hpp>
@@ -176,10 +175,11 @@ inline Model make_model(const torch::nn::Module& module, const detail::Forward& 
 
 /// Writes `model` to `path` as an ONNX file that any ONNX runtime runs; returns what it wrote.
 ///
-/// The model may be of any class: it is run on `example`, a float tensor `[N, …]` on the CPU, and
-/// the operators that ran are written down. It must be in evaluation mode and stays as it is. The
-/// file takes inputs of the example's sizes, in batches of any size (a second run with one image
-/// more shows which sizes depend on it). Weights have their state-dict names.
+/// The model may be of any class, a holder or an `AnyModule`: it is run on `example`, a float
+/// tensor `[N, …]` on the CPU, and the operators that ran are written down. It must be in
+/// evaluation mode and stays as it is. The file takes inputs of the example's sizes, in batches of
+/// any size (a second run with one image more shows which sizes depend on it). Weights have their
+/// state-dict names.
 ///
 /// Throws `c10::Error` for an operator without a counterpart (with its place in the model and its
 /// shapes), or if what the model does depends on numbers that it computes, or on the batch size.
@@ -190,20 +190,7 @@ inline Model make_model(const torch::nn::Module& module, const detail::Forward& 
 /// model->eval();
 /// bsconv::export_onnx(model, torch::zeros({1, 3, 32, 32}), "model.onnx");
 /// ```
-template <class Contained>
-onnx::Model export_onnx(const torch::nn::ModuleHolder<Contained>& model,
-                        const torch::Tensor& example, const std::filesystem::path& path,
-                        const OnnxExportOptions& options = {}) {
-  const auto& pointer = model.ptr();
-  auto made = onnx::make_model(
-      *pointer, [&](const torch::Tensor& input) { return pointer->forward(input); }, example,
-      options);
-  weights::write_text_file(path, onnx::to_bytes(made));
-  return made;
-}
-
-/// The same for a module of any type that maps one tensor to one.
-inline onnx::Model export_onnx(torch::nn::AnyModule model, const torch::Tensor& example,
+inline onnx::Model export_onnx(AnyLayer model, const torch::Tensor& example,
                                const std::filesystem::path& path,
                                const OnnxExportOptions& options = {}) {
   auto made = onnx::make_model(

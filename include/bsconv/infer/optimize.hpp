@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 #pragma once
 
-#include <torch/nn/modules/container/any.h>
-#include <torch/nn/pimpl.h>
 #include <torch/types.h>
 #include <bsconv/infer/capture.hpp>
 #include <bsconv/infer/planner.hpp>
 #include <bsconv/infer/report.hpp>
 #include <bsconv/kernels/table.hpp>
+#include <bsconv/nn/any_layer.hpp>
 
 #include <cmath>
 #include <cstddef>
@@ -290,8 +289,9 @@ class OptimizedModel {
 /// The model itself stays as it is, and must stay so: see `OptimizedModel::forward`. Replace layers
 /// before, not afterwards.
 ///
-/// `example` is a float tensor `[N, C, H, W]` or `[N, C]` on the CPU. The model must be in
-/// evaluation mode. Outputs equal the model's to rounding (1e-4 of their mean magnitude).
+/// `model` is any holder or an `AnyModule`, in evaluation mode; `example` is a float tensor
+/// `[N, C, H, W]` or `[N, C]` on the CPU. Outputs equal the model's to rounding (1e-4 of their mean
+/// magnitude).
 ///
 /// Example:
 /// ```
@@ -299,23 +299,15 @@ class OptimizedModel {
 /// const auto fast = bsconv::optimize(model, torch::zeros({1, 3, 32, 32}));
 /// const auto logits = fast(images);
 /// ```
-template <class Contained>
-OptimizedModel optimize(const torch::nn::ModuleHolder<Contained>& model,
-                        const torch::Tensor& example, const OptimizeOptions& options = {}) {
-  return OptimizedModel(
-      model.ptr(),
-      [pointer = model.ptr()](const torch::Tensor& input) { return pointer->forward(input); },
-      example, options);
-}
-
-/// The same for a module of any type that maps one tensor to one.
-inline OptimizedModel optimize(torch::nn::AnyModule model, const torch::Tensor& example,
+inline OptimizedModel optimize(AnyLayer model, const torch::Tensor& example,
                                const OptimizeOptions& options = {}) {
-  const auto pointer = model.ptr();
-  const auto shared = std::make_shared<torch::nn::AnyModule>(std::move(model));
+  const auto module = model.ptr();
   return OptimizedModel(
-      pointer, [shared](const torch::Tensor& input) { return shared->forward(input); }, example,
-      options);
+      module,
+      [layer = std::move(model)](const torch::Tensor& input) mutable {
+        return layer.forward(input);
+      },
+      example, options);
 }
 
 }  // namespace bsconv
