@@ -2,14 +2,13 @@
 #pragma once
 
 #include <c10/util/Exception.h>
-#include <torch/types.h>
+#include <bsconv/weights/pickle.hpp>
 
 #include <array>
 #include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <optional>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -17,80 +16,6 @@
 #include <vector>
 
 namespace bsconv::weights::detail {
-
-/// What a pickled value is.
-enum class PickleKind {
-  none,
-  boolean,
-  integer,
-  number,
-  text,
-  bytes,
-  list,
-  tuple,
-  dictionary,
-  /// A name such as "torch.FloatStorage".
-  global,
-  /// A run of elements that a file holds.
-  storage,
-  /// A view of a storage.
-  tensor,
-  /// The end of a part of the stack.
-  mark,
-};
-
-/// A pickled value; others are referred to by their number in `Pickle::values`.
-struct PickleValue {
-  PickleKind kind = PickleKind::none;
-  /// Boolean and integer.
-  int64_t integer = 0;
-  /// Number.
-  double number = 0.0;
-  /// Text, bytes, the global's name, or the storage's key.
-  std::string text;
-  /// Elements; keys and values in turn; the tensor's storage.
-  std::vector<std::size_t> items;
-  /// Storage: its dtype, and its elements in `integer`.
-  torch::ScalarType dtype = torch::kFloat;
-  /// Tensor: the offset is in `integer`.
-  std::vector<int64_t> sizes;
-  std::vector<int64_t> strides;
-};
-
-/// A pickle as plain values.
-struct Pickle {
-  std::vector<PickleValue> values;
-  std::size_t root = 0;
-  /// The bytes that the pickle took.
-  std::size_t size = 0;
-
-  const PickleValue& operator[](std::size_t index) const { return values[index]; }
-};
-
-/// The dtype of PyTorch's storage type `name`, such as "FloatStorage".
-inline std::optional<torch::ScalarType> storage_dtype(std::string_view name) {
-  static constexpr std::array<std::pair<std::string_view, torch::ScalarType>, 13> known = {{
-      {"FloatStorage", torch::kFloat},
-      {"DoubleStorage", torch::kDouble},
-      {"HalfStorage", torch::kHalf},
-      {"BFloat16Storage", torch::kBFloat16},
-      {"LongStorage", torch::kLong},
-      {"IntStorage", torch::kInt},
-      {"ShortStorage", torch::kShort},
-      {"CharStorage", torch::kChar},
-      {"ByteStorage", torch::kByte},
-      {"BoolStorage", torch::kBool},
-      {"ComplexFloatStorage", torch::kComplexFloat},
-      {"ComplexDoubleStorage", torch::kComplexDouble},
-      {"UntypedStorage", torch::kByte},
-  }};
-  for (const auto& [type, dtype] : known) {
-    if (type == name) {
-      return dtype;
-    }
-  }
-  return std::nullopt;
-}
 
 /// Reads one pickle of plain values and tensors, as PyTorch's `torch.save` writes them with
 /// protocols 2 to 4. Nothing is executed: a global that is not among the few known ones, or an
