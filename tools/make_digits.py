@@ -29,8 +29,8 @@ HEADER = """\
 
 namespace bsconv::data::detail {
 
-// Each record is its label '0'..'9' followed by 64 values in row order: 'A'..'Q' stand for 0..16,
-// 'b'..'z' for a run of 2..26 zeros. The pieces are one text, cut anywhere.
+/// Each record is its label '0'..'9' followed by 64 values in row order: 'A'..'Q' stand for 0..16,
+/// 'b'..'z' for a run of 2..26 zeros. The pieces are one text, cut anywhere.
 """
 
 

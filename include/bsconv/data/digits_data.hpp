@@ -11,8 +11,8 @@
 
 namespace bsconv::data::detail {
 
-// Each record is its label '0'..'9' followed by 64 values in row order: 'A'..'Q' stand for 0..16,
-// 'b'..'z' for a run of 2..26 zeros. The pieces are one text, cut anywhere.
+/// Each record is its label '0'..'9' followed by 64 values in row order: 'A'..'Q' stand for 0..16,
+/// 'b'..'z' for a run of 2..26 zeros. The pieces are one text, cut anywhere.
 // clang-format off
 inline constexpr std::array<std::string_view, 2> digits_text = {
   "0bFNJBdNPKPFbDPCALIbEMbIIbFIbJIbELABMHbCOFKMdGNKc1cMNFeLQJdDPQGcHPQQCdBQQDdBQQGdBQQGeLQKb2cEPMd"
