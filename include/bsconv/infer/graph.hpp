@@ -48,7 +48,7 @@ struct Value {
   std::size_t uses = 0;
   /// The type of its elements.
   torch::ScalarType dtype = torch::kFloat;
-  /// Whether it is of floats on the CPU with the shape `[N, C, H, W]` or `[N, C]`.
+  /// Whether it is of floats on the graph's device with the shape `[N, C, H, W]` or `[N, C]`.
   bool image = false;
 };
 
@@ -138,6 +138,8 @@ struct Graph {
   std::size_t input = 0;
   /// The model's result.
   std::size_t output = 0;
+  /// Where the model ran: its input's device.
+  torch::Device device = torch::kCPU;
   /// The tensors of the model that the operations read, to notice when they change.
   std::vector<torch::Tensor> constants;
 
@@ -146,7 +148,10 @@ struct Graph {
     Value value;
     value.sizes = tensor.sizes().vec();
     value.dtype = tensor.scalar_type();
-    value.image = tensor.scalar_type() == torch::kFloat && tensor.device().is_cpu() &&
+    if (values.empty()) {
+      device = tensor.device();
+    }
+    value.image = tensor.scalar_type() == torch::kFloat && tensor.device() == device &&
                   tensor.layout() == torch::kStrided && (tensor.dim() == 4 || tensor.dim() == 2) &&
                   tensor.numel() > 0;
     values.push_back(std::move(value));

@@ -3,6 +3,7 @@
 
 #include <torch/types.h>
 #include <bsconv/infer/capture.hpp>
+#include <bsconv/infer/executable.hpp>
 #include <bsconv/infer/planner.hpp>
 #include <bsconv/infer/report.hpp>
 #include <bsconv/kernels/table.hpp>
@@ -22,7 +23,7 @@
 #include <vector>
 
 /// \file
-/// Fast inference on the CPU for any model.
+/// Fast inference for any model.
 
 namespace bsconv {
 
@@ -34,12 +35,17 @@ struct OptimizeOptions {
   /// How many shapes of input to keep plans for; the one unused for longest goes. Default: 16
   TORCH_ARG(int64_t, max_plans) = 16;
   /// Whether every plan's first result is compared with LibTorch's, and LibTorch runs the shape
-  /// where they differ by more than 0.1 % of the mean magnitude. Default: true
+  /// where they differ by more than rounding explains: in 32-bit floats 0.1 % of the mean
+  /// magnitude. Default: true
   TORCH_ARG(bool, verify) = true;
+  /// What a GPU computes with: `torch::kFloat32`, `kBFloat16` or `kFloat16`. Input and output are
+  /// floats whatever it is. Default: `torch::kFloat32`
+  TORCH_ARG(torch::Dtype, dtype) = torch::kFloat32;
 };
 
-/// A model that runs as a few fused steps over memory that stays in the caches, in 32-bit floats
-/// on the CPU. Made by `optimize`; cheap to copy, copies share everything.
+/// A model that runs as a few fused steps: on the CPU over memory that stays in the caches, on a
+/// GPU as kernels compiled for its sizes. Made by `optimize`; cheap to copy, copies share
+/// everything.
 ///
 /// The first call with a new shape of input runs the model through LibTorch once to see what it
 /// does; later calls don't. What the plan doesn't know runs through LibTorch in between, see
@@ -60,8 +66,8 @@ class OptimizedModel {
     static_cast<void>(state_->plan_for(example));
   }
 
-  /// Maps `input` as the model would. It must be a float tensor on the CPU with as many
-  /// dimensions and channels as the example; batch and image sizes are free.
+  /// Maps `input` as the model would. It must be a float tensor on the example's device
+  /// with as many dimensions and channels; batch and image sizes are free.
   ///
   /// Throws `c10::Error` for another input, if the model is in training mode, or if a parameter
   /// or buffer has changed since `optimize`.
@@ -89,7 +95,7 @@ class OptimizedModel {
     auto timed = report(input);
     const auto entry = state_->plan_for(input);
     if (entry->plan != nullptr) {
-      const auto seconds = entry->plan->time_entries(input.contiguous(), repeats);
+      const auto seconds = entry->plan->time_steps(input.contiguous(), repeats);
       for (std::size_t i = 0; i < seconds.size(); ++i) {
         timed.steps[i].seconds = seconds[i];
       }
@@ -106,7 +112,7 @@ class OptimizedModel {
 
  private:
   struct Entry {
-    std::unique_ptr<infer::Plan> plan;
+    std::unique_ptr<infer::Executable> plan;
     InferenceReport report;
   };
 
@@ -129,6 +135,16 @@ class OptimizedModel {
       TORCH_CHECK_VALUE(example.defined() && (example.dim() == 4 || example.dim() == 2),
                         "optimize: the example input must be [N, C, H, W] or [N, C], got ",
                         example.defined() ? c10::str(example.sizes()) : "an undefined tensor");
+      device = example.device();
+      TORCH_CHECK_VALUE(!device.is_cpu() || options.dtype() == torch::kFloat,
+                        "optimize: on the CPU the dtype must be float32, got ", options.dtype());
+      if (!device.is_cpu()) {
+        planner = infer::gpu_planner();
+        TORCH_CHECK_VALUE(device.is_cuda() && planner != nullptr, "optimize: there is no plan for ",
+                          device.str(),
+                          ", only for the CPU, and for CUDA where the program includes "
+                          "<bsconv/cuda.hpp>");
+      }
       sizes = example.sizes().vec();
       for (const auto& part : model->named_modules()) {
         parts.emplace_back(part.value(), part.key());
@@ -138,8 +154,9 @@ class OptimizedModel {
 
     void check_input(const torch::Tensor& input) const {
       TORCH_CHECK_VALUE(input.defined(), "OptimizedModel: the input is undefined");
-      TORCH_CHECK_VALUE(input.scalar_type() == torch::kFloat && input.device().is_cpu(),
-                        "OptimizedModel: the input must be a float tensor on the CPU, got ",
+      TORCH_CHECK_VALUE(input.scalar_type() == torch::kFloat && input.device() == device,
+                        "OptimizedModel: the input must be a float tensor on ",
+                        device.is_cpu() ? "the CPU" : device.str(), ", got ",
                         c10::toString(input.scalar_type()), " on ", input.device().str());
       TORCH_CHECK_VALUE(
           input.dim() == static_cast<int64_t>(sizes.size()) && input.size(1) == sizes[1],
@@ -202,6 +219,7 @@ class OptimizedModel {
     OptimizeOptions options;
     const kernels::KernelTable& kernels;
     std::vector<int64_t> sizes;
+    torch::Device device = torch::kCPU;
     InferenceReport first;
 
    private:
@@ -220,8 +238,9 @@ class OptimizedModel {
             }
           }
         }
-        entry->plan = infer::make_plan(std::move(captured.graph), kernels, packs);
-        entry->report = infer::report_on(*entry->plan, kernels.name);
+        entry->plan = device.is_cpu() ? infer::make_plan(std::move(captured.graph), kernels, packs)
+                                      : planner(std::move(captured.graph), input, options.dtype());
+        entry->report = entry->plan->report();
         if (options.verify()) {
           verify(*entry, input, captured.output);
         }
@@ -230,7 +249,9 @@ class OptimizedModel {
         entry->report.eager = error.what();
       }
       entry->report.input = input.sizes().vec();
-      entry->report.kernels = kernels.name;
+      if (entry->report.kernels.empty()) {
+        entry->report.kernels = device.is_cpu() ? kernels.name : device.str();
+      }
       return entry;
     }
 
@@ -241,7 +262,7 @@ class OptimizedModel {
                                ? (got - expected).abs().max().item<double>()
                                : std::numeric_limits<double>::infinity();
       // An input with NaNs proves nothing.
-      if (std::isfinite(scale) && !(error <= 1e-3 * scale + 1e-6)) {
+      if (std::isfinite(scale) && !(error <= entry.plan->tolerance() * scale + 1e-6)) {
         throw infer::NotCapturable("the plan's result differed from LibTorch's by " +
                                    std::to_string(error) + " at a mean magnitude of " +
                                    std::to_string(scale));
@@ -273,6 +294,7 @@ class OptimizedModel {
     // Kept alive: a layer may be exchanged afterwards.
     std::vector<std::pair<std::shared_ptr<const torch::nn::Module>, std::string>> parts;
     infer::PackCache packs;
+    infer::DevicePlanner planner;
     mutable std::mutex mutex;
     std::mutex planning_mutex;
     std::unordered_set<const c10::TensorImpl*> known;
@@ -290,8 +312,8 @@ class OptimizedModel {
 /// before, not afterwards.
 ///
 /// `model` is any holder or an `AnyModule`, in evaluation mode; `example` is a float tensor
-/// `[N, C, H, W]` or `[N, C]` on the CPU. Outputs equal the model's to rounding (1e-4 of their mean
-/// magnitude).
+/// `[N, C, H, W]` or `[N, C]` on the CPU, or on a GPU in a program that includes <bsconv/cuda.hpp>.
+/// Outputs equal the model's to rounding (1e-4 of their mean magnitude).
 ///
 /// Example:
 /// ```

@@ -2,8 +2,10 @@
 #pragma once
 
 #include <torch/types.h>
+#include <bsconv/infer/executable.hpp>
 #include <bsconv/infer/graph.hpp>
 #include <bsconv/infer/memory.hpp>
+#include <bsconv/infer/report.hpp>
 #include <bsconv/infer/step.hpp>
 #include <bsconv/util/parallel.hpp>
 
@@ -30,19 +32,10 @@ struct PlanEntry {
   std::size_t node = 0;
 };
 
-/// A model as a list of steps for one shape of input. Made by `make_plan`; any number of threads
-/// may run it at once.
-class Plan {
+/// A model as a list of steps for one shape of input on the CPU. Made by `make_plan`.
+class Plan : public Executable {
  public:
-  Plan() = default;
-  Plan(const Plan&) = delete;
-  Plan& operator=(const Plan&) = delete;
-  Plan(Plan&&) = delete;
-  Plan& operator=(Plan&&) = delete;
-  ~Plan() = default;
-
-  /// Runs it on `input`, a contiguous float tensor of the shape that it was made for.
-  torch::Tensor run(const torch::Tensor& input) const {
+  torch::Tensor run(const torch::Tensor& input) const override {
     const int64_t images = input.size(0);
     const int64_t threads = at::in_parallel_region() ? 1 : at::get_num_threads();
     torch::Tensor output =
@@ -66,9 +59,8 @@ class Plan {
     return output;
   }
 
-  /// The least seconds that each entry took in `repeats` runs of the first image of `input` on one
-  /// thread; zeros where LibTorch runs a part of the plan.
-  std::vector<double> time_entries(const torch::Tensor& input, int64_t repeats) const {
+  /// Runs the first image of `input` on one thread; zeros where LibTorch runs a part of the plan.
+  std::vector<double> time_steps(const torch::Tensor& input, int64_t repeats) const override {
     std::vector<double> seconds(entries.size(), 0.0);
     if (operators != 0) {
       return seconds;
@@ -86,8 +78,36 @@ class Plan {
     return seconds;
   }
 
+  InferenceReport report() const override {
+    InferenceReport report;
+    report.input = graph.values[graph.input].sizes;
+    report.kernels = kernels;
+    report.arena_bytes = arena_floats * sizeof(float);
+    const int64_t images = report.input.empty() ? 1 : report.input[0];
+    for (const auto& entry : entries) {
+      InferenceStep step;
+      if (entry.node < graph.nodes.size()) {
+        const auto& node = graph.nodes[entry.node];
+        step.shape = graph.values[node.outputs.front()].sizes;
+        step.description = node.source;
+        step.reason = node.reason;
+      } else {
+        step.shape = report.input;
+      }
+      if (entry.step != nullptr) {
+        step.description = entry.step->describe();
+        step.multiply_adds = entry.step->multiply_adds() * images;
+        step.reason.clear();
+      }
+      report.steps.push_back(std::move(step));
+    }
+    return report;
+  }
+
   /// The operations, of which the steps read their geometry.
   Graph graph;
+  /// What the steps run on.
+  std::string kernels;
   /// The images in an arena; steps refer to them.
   std::deque<Buffer> buffers;
   /// The steps in order.

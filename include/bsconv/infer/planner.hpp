@@ -66,6 +66,7 @@ class Planner {
   Planner(Graph graph, const kernels::KernelTable& kernels, PackCache& packs)
       : plan_(std::make_unique<Plan>()), kernels_(kernels), packs_(packs) {
     plan_->graph = std::move(graph);
+    plan_->kernels = kernels_.name;
     simplify(plan_->graph, kernels_.width);
   }
 

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 #pragma once
 
-#include <bsconv/infer/plan.hpp>
 #include <bsconv/util/text.hpp>
 
 #include <cstddef>
@@ -31,7 +30,7 @@ struct InferenceStep {
 struct InferenceReport {
   /// The shape of the input.
   std::vector<int64_t> input;
-  /// The kernels: "avx512", "avx2" or "baseline".
+  /// The kernels: "avx512", "avx2" or "baseline", or a GPU and the type of its numbers.
   std::string kernels;
   /// The steps in order.
   std::vector<InferenceStep> steps;
@@ -107,36 +106,5 @@ struct InferenceReport {
 inline std::ostream& operator<<(std::ostream& stream, const InferenceReport& report) {
   return stream << report.to_string();
 }
-
-namespace infer {
-
-/// The report on `plan`, which runs on the kernels called `kernels`.
-inline InferenceReport report_on(const Plan& plan, const std::string& kernels) {
-  InferenceReport report;
-  report.input = plan.graph.values[plan.graph.input].sizes;
-  report.kernels = kernels;
-  report.arena_bytes = plan.arena_floats * sizeof(float);
-  const int64_t images = report.input.empty() ? 1 : report.input[0];
-  for (const auto& entry : plan.entries) {
-    InferenceStep step;
-    if (entry.node < plan.graph.nodes.size()) {
-      const auto& node = plan.graph.nodes[entry.node];
-      step.shape = plan.graph.values[node.outputs.front()].sizes;
-      step.description = node.source;
-      step.reason = node.reason;
-    } else {
-      step.shape = report.input;
-    }
-    if (entry.step != nullptr) {
-      step.description = entry.step->describe();
-      step.multiply_adds = entry.step->multiply_adds() * images;
-      step.reason.clear();
-    }
-    report.steps.push_back(std::move(step));
-  }
-  return report;
-}
-
-}  // namespace infer
 
 }  // namespace bsconv

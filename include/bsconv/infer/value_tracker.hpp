@@ -103,7 +103,7 @@ class ValueTracker {
     return reads;
   }
 
-  // The parameters, buffers and other tensors that are the same in every run.
+  // The parameters, buffers and other tensors that are the same in every run, on the CPU.
   torch::Tensor constant(const c10::IValue& argument, Node& node) {
     if (!argument.isTensor() || !argument.toTensor().defined()) {
       return {};
@@ -119,7 +119,7 @@ class ValueTracker {
                 : -1 - computed++);
     const auto strides = tensor.strides();
     node.origin.insert(node.origin.end(), strides.begin(), strides.end());
-    return tensor.detach();
+    return tensor.detach().cpu();
   }
 
   bool is_derived(const torch::Tensor& tensor) const {

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: BSD-3-Clause-Clear
+#pragma once
+
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <torch/types.h>
+#include <bsconv/gpu/operation.hpp>
+#include <bsconv/infer/graph.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace bsconv::gpu {
+
+/// An operator that the plan doesn't know, or another shape that changes the order of numbers: runs
+/// through LibTorch on 32-bit floats.
+class LibraryOperation : public Operation {
+ public:
+  /// A node with its values by index: `roots` says whose numbers a value has. `graph` must outlive
+  /// the operation.
+  LibraryOperation(const infer::Graph& graph, const infer::Node& node,
+                   const std::vector<std::size_t>& roots)
+      : graph_(graph), node_(node), roots_(roots) {}
+
+  void run(const Context& context, Values& values) const override {
+    torch::jit::Stack stack = node_.arguments;
+    for (const auto& [argument, at, value] : node_.values) {
+      const auto tensor = outside(static_cast<std::size_t>(value), values);
+      auto& place = stack[static_cast<std::size_t>(argument)];
+      if (at < 0) {
+        place = tensor;
+      } else {
+        auto list = c10::impl::toList(place.toList().copy());
+        list.set(static_cast<std::size_t>(at), tensor);
+        place = list;
+      }
+    }
+    node_.op->callBoxed(&stack);
+    for (std::size_t i = 0; i < node_.outputs.size(); ++i) {
+      const auto& result = stack[static_cast<std::size_t>(node_.results[i][0])];
+      const auto tensor =
+          node_.results[i][1] < 0
+              ? result.toTensor()
+              : result.toTensorVector()[static_cast<std::size_t>(node_.results[i][1])];
+      values[node_.outputs[i]] = inside(node_.outputs[i], tensor, context);
+    }
+  }
+
+  std::string describe() const override { return node_.source; }
+
+  /// A value as LibTorch's operators take it: what the plan's image of `root` is in their view.
+  static torch::Tensor restore(const infer::Value& value, const torch::Tensor& tensor) {
+    return value.image ? tensor.to(torch::kFloat).contiguous().reshape(value.sizes) : tensor;
+  }
+
+ private:
+  // A copy, as the operator may change it.
+  torch::Tensor outside(std::size_t value, const Values& values) const {
+    const auto tensor = restore(graph_.values[value], values[roots_[value]]);
+    return tensor.is_alias_of(values[roots_[value]]) ? tensor.clone() : tensor;
+  }
+
+  torch::Tensor inside(std::size_t value, const torch::Tensor& tensor,
+                       const Context& context) const {
+    const auto& known = graph_.values[value];
+    if (!known.image) {
+      return tensor;
+    }
+    const auto image = tensor.dim() == 4 ? tensor : tensor.unsqueeze(-1).unsqueeze(-1);
+    return image.to(context.dtype).contiguous(torch::MemoryFormat::ChannelsLast);
+  }
+
+  const infer::Graph& graph_;
+  const infer::Node& node_;
+  const std::vector<std::size_t>& roots_;
+};
+
+}  // namespace bsconv::gpu

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: BSD-3-Clause-Clear
+#pragma once
+
+#include <torch/types.h>
+#include <bsconv/gpu/compiler.hpp>
+#include <bsconv/gpu/operation.hpp>
+#include <bsconv/infer/executable.hpp>
+#include <bsconv/infer/graph.hpp>
+
+#include <cstddef>
+#include <exception>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace bsconv::gpu {
+
+/// Operations that run one after the other in place of a node.
+using Sequence = std::vector<std::unique_ptr<Operation>>;
+
+/// One step of a plan.
+struct PlanStep {
+  /// What runs.
+  Sequence operations;
+  /// The node it came from; none for the input's and the result's way.
+  std::size_t node = static_cast<std::size_t>(-1);
+  /// The values that are not read any more afterwards.
+  std::vector<std::size_t> dead;
+};
+
+/// A model for one shape of input on a GPU. Made by `make_plan`.
+class Plan : public infer::Executable {
+ public:
+  /// Nothing to run yet, on `compiler`'s runtime with elements of `dtype`.
+  Plan(std::shared_ptr<Compiler> compiler, infer::Graph model, torch::ScalarType dtype)
+      : graph(std::move(model)), compiler_(std::move(compiler)), dtype_(dtype) {}
+
+  torch::Tensor run(const torch::Tensor& input) const override {
+    const std::lock_guard lock(mutex_);
+    // The recording's result is overwritten by the next call.
+    return recording_ == nullptr ? run_steps(input) : recording_->replay(input).clone();
+  }
+
+  std::vector<double> time_steps(const torch::Tensor& input, int64_t) const override {
+    const std::lock_guard lock(mutex_);
+    const Context context{compiler_->runtime(), dtype_};
+    Values values(graph.values.size() + 1);
+    values[graph.input] = input;
+    std::vector<double> seconds;
+    for (const auto& step : steps) {
+      seconds.push_back(context.runtime.time([&] {
+        for (const auto& operation : step.operations) {
+          operation->run(context, values);
+        }
+      }));
+    }
+    return seconds;
+  }
+
+  InferenceReport report() const override {
+    InferenceReport result;
+    result.input = graph.values[graph.input].sizes;
+    result.kernels = compiler_->runtime().name() + ", " + std::string(c10::toString(dtype_));
+    for (const auto& step : steps) {
+      InferenceStep line;
+      for (const auto& operation : step.operations) {
+        line.description += (line.description.empty() ? "" : " + ");
+        line.description += operation->describe();
+        line.multiply_adds += operation->multiply_adds();
+      }
+      if (step.node < graph.nodes.size()) {
+        const auto& node = graph.nodes[step.node];
+        line.shape = graph.values[node.outputs.front()].sizes;
+        line.reason = node.reason;
+      } else {
+        line.shape = result.input;
+      }
+      result.steps.push_back(std::move(line));
+    }
+    return result;
+  }
+
+  double tolerance() const override {
+    return dtype_ == torch::kFloat ? 1e-3 : dtype_ == torch::kHalf ? 2e-2 : 1e-1;
+  }
+
+  /// Writes down the launches of a run, where that is possible.
+  void record(const torch::Tensor& example) {
+    try {
+      recording_ = compiler_->runtime().record(
+          [this](const torch::Tensor& input) { return run_steps(input); }, example);
+    } catch (const std::exception&) {
+      recording_ = nullptr;
+    }
+  }
+
+  /// The operations of the model, of which steps read.
+  infer::Graph graph;
+  /// The value whose numbers a value has; itself unless an alias made it.
+  std::vector<std::size_t> roots;
+  /// The steps in order.
+  std::vector<PlanStep> steps;
+
+ private:
+  torch::Tensor run_steps(const torch::Tensor& input) const {
+    const Context context{compiler_->runtime(), dtype_};
+    // The value behind the last one is the result in LibTorch's order.
+    Values values(graph.values.size() + 1);
+    values[graph.input] = input;
+    for (const auto& step : steps) {
+      for (const auto& operation : step.operations) {
+        operation->run(context, values);
+      }
+      for (const std::size_t value : step.dead) {
+        values[value] = torch::Tensor();
+      }
+    }
+    return values.back();
+  }
+
+  std::shared_ptr<Compiler> compiler_;
+  torch::ScalarType dtype_;
+  std::unique_ptr<Recording> recording_;
+  mutable std::mutex mutex_;
+};
+
+}  // namespace bsconv::gpu
