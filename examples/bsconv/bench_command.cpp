@@ -1,4 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
+#include <torch/cuda.h>
+#ifdef BSCONV_HAS_CUDA
+#include <bsconv/cuda.hpp>
+#endif
 #include <bsconv/infer.hpp>
 #include <bsconv/util/text.hpp>
 #include <bsconv/zoo.hpp>
@@ -36,34 +40,56 @@ struct BenchArguments {
 
 void print_header(const BenchArguments& arguments, double peak, const std::string& kernels) {
   std::cout << "Batch " << arguments.batch << ", " << torch::get_num_threads()
-            << " threads, kernels " << kernels << ", peak " << bsconv::detail::with_unit(peak)
-            << " multiply-adds/s. Least milliseconds a batch:\n"
+            << " threads, kernels " << kernels;
+  if (peak > 0) {
+    std::cout << ", peak " << bsconv::detail::with_unit(peak) << " multiply-adds/s";
+  }
+  std::cout << ". Least milliseconds a batch:\n"
             << std::left << std::setw(36) << "model" << std::right << std::setw(10) << "eager"
             << std::setw(15) << "channels_last" << std::setw(10) << "fused" << std::setw(12)
             << "images/s" << std::setw(9) << "speedup" << std::setw(10) << "GMAC/s" << std::setw(8)
             << "share" << '\n';
 }
 
-void bench_model(const BenchArguments& arguments, const std::string& name, double peak) {
+torch::Dtype parse_dtype(const std::string& name) {
+  return name == "bf16" ? torch::kBFloat16 : name == "f16" ? torch::kHalf : torch::kFloat;
+}
+
+void bench_model(const BenchArguments& arguments, const std::string& name, torch::Device device,
+                 double peak) {
   const int64_t side = input_size(name);
   const int64_t classes = arguments.classes != 0 ? arguments.classes : side == 32 ? 100 : 1000;
   auto model = make_model(name, classes, 3);
   model->eval();
+  model->to(device);
   auto last = make_model(name, classes, 3);
   last->eval();
+  last->to(device);
   for (auto& parameter : last->parameters()) {
     if (parameter.dim() == 4) {
       parameter.set_data(parameter.contiguous(torch::MemoryFormat::ChannelsLast));
     }
   }
-  const auto input = torch::randn({arguments.batch, 3, side, side});
+  const auto images = torch::randn({arguments.batch, 3, side, side}, device);
+  const auto dtype = parse_dtype(arguments.dtype);
+  const auto fast = bsconv::optimize(
+      model, images, bsconv::OptimizeOptions().kernels(arguments.kernels).dtype(dtype));
+  // The plan has its own weights by now; LibTorch's operators run in the same type.
+  auto eager_model = make_model(name, classes, 3);
+  eager_model->eval();
+  eager_model->to(device, dtype);
+  last->to(dtype);
+  const auto input = images.to(dtype);
   const auto input_last = input.contiguous(torch::MemoryFormat::ChannelsLast);
-  const auto fast =
-      bsconv::optimize(model, input, bsconv::OptimizeOptions().kernels(arguments.kernels));
+  const auto wait = [&] {
+    if (device.is_cuda()) {
+      torch::cuda::synchronize(device.index());
+    }
+  };
   std::vector<Candidate> candidates;
-  candidates.push_back({"eager", [&] { model->forward(input); }});
-  candidates.push_back({"eager_channels_last", [&] { last->forward(input_last); }});
-  candidates.push_back({"fused", [&] { fast(input); }});
+  candidates.push_back({"eager", [&] { eager_model->forward(input), wait(); }});
+  candidates.push_back({"eager_channels_last", [&] { last->forward(input_last), wait(); }});
+  candidates.push_back({"fused", [&] { fast(images), wait(); }});
   time_in_turn(candidates, arguments.seconds);
 
   const double eager = candidates[0].best;
@@ -77,11 +103,13 @@ void bench_model(const BenchArguments& arguments, const std::string& name, doubl
     const nlohmann::ordered_json row = {{"model", name},
                                         {"batch", arguments.batch},
                                         {"threads", torch::get_num_threads()},
+                                        {"device", device.str()},
+                                        {"dtype", arguments.dtype},
                                         {"ms", ms},
                                         {"kernels", fast.report().kernels},
                                         {"fallbacks", fast.report().fallbacks()},
                                         {"gmacs", rate * 1e-9},
-                                        {"peak_share", rate / peak}};
+                                        {"peak_share", peak > 0 ? rate / peak : 0.0}};
     std::cout << row.dump() << std::endl;
     return;
   }
@@ -89,13 +117,17 @@ void bench_model(const BenchArguments& arguments, const std::string& name, doubl
             << std::setprecision(4) << std::setw(10) << eager * 1e3 << std::setw(15)
             << candidates[1].best * 1e3 << std::setw(10) << fused * 1e3 << std::setprecision(0)
             << std::setw(12) << static_cast<double>(arguments.batch) / fused << std::setprecision(2)
-            << std::setw(9) << eager / fused << std::setprecision(1) << std::setw(10) << rate * 1e-9
-            << std::setw(7) << 100.0 * rate / peak << "%" << std::endl;
+            << std::setw(9) << eager / fused << std::setprecision(1) << std::setw(10)
+            << rate * 1e-9;
+  if (peak > 0) {
+    std::cout << std::setw(7) << 100.0 * rate / peak << "%";
+  }
+  std::cout << std::endl;
   if (!fast.report().eager.empty() || fast.report().fallbacks() != 0) {
     std::cout << fast.report();
   }
   if (arguments.steps) {
-    std::cout << fast.profile(input);
+    std::cout << fast.profile(images);
   }
 }
 
@@ -109,18 +141,23 @@ void run_bench(const BenchArguments& arguments) {
                     arguments.format == "json", arguments.seconds});
     return;
   }
+#ifndef BSCONV_HAS_CUDA
   if (!device.is_cpu()) {
-    throw UsageError("bench: optimized models run on the CPU only; --device was " +
-                     arguments.device);
+    throw UsageError("bench: this build optimizes models for the CPU only; --device was " +
+                     arguments.device + "; -DBSCONV_TORCH_CUDA=ON builds for GPUs too");
+  }
+#endif
+  if (device.is_cpu() && arguments.dtype != "f32") {
+    throw UsageError("bench: on the CPU --dtype must be f32, got " + arguments.dtype);
   }
   const torch::NoGradGuard no_grad;
   const auto& kernels = bsconv::kernels::find_kernels(arguments.kernels);
-  const double peak = measured_peak(kernels, torch::get_num_threads());
+  const double peak = device.is_cpu() ? measured_peak(kernels, torch::get_num_threads()) : 0.0;
   if (arguments.format == "table") {
-    print_header(arguments, peak, kernels.name);
+    print_header(arguments, peak, device.is_cpu() ? kernels.name : device.str());
   }
   for (const auto& name : arguments.names) {
-    bench_model(arguments, name, peak);
+    bench_model(arguments, name, device, peak);
   }
 }
 
@@ -141,10 +178,10 @@ void add_bench_command(CLI::App& app) {
       ->add_option("--classes", arguments->classes,
                    "The number of classes [100 for CIFAR models, else 1000]")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 24));
-  command->add_option("--dtype", arguments->dtype, "The type of the numbers")
-      ->check(CLI::IsMember({"f32"}))
+  command->add_option("--dtype", arguments->dtype, "The type of the numbers; on the CPU f32")
+      ->check(CLI::IsMember({"f32", "bf16", "f16"}))
       ->capture_default_str();
-  command->add_option("--device", arguments->device, "cpu")->capture_default_str();
+  command->add_option("--device", arguments->device, "cpu, cuda or cuda:N")->capture_default_str();
   command->add_option("--kernels", arguments->kernels, "avx512, avx2 or baseline [the fastest]");
   command->add_option("--seconds", arguments->seconds, "Time each way at least this long")
       ->check(CLI::Range(0.001, 3600.0))

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "common.hpp"
+#include "record_steps.hpp"
 #include "timing.hpp"
 
 namespace bsconv_program {
@@ -39,14 +40,17 @@ void bench_model(const TrainingBench& bench, const std::string& name, double pea
   auto model = make_model(name, classes, 3);
   const double multiply_adds = static_cast<double>(
       bsconv::profile(model, torch::zeros({1, 3, side, side})).flops() * bench.batch);
-  bsconv::train::Trainer trainer(model, bsconv::train::TrainOptions().device(bench.device));
+  const auto options = bsconv::train::TrainOptions().device(bench.device);
+  bsconv::train::Trainer eager_trainer(model, options);
+  bsconv::train::Trainer fused_trainer(make_model(name, classes, 3), options);
+  record_steps(fused_trainer);
   const bsconv::data::Batch batch = {
       torch::rand({bench.batch, 3, side, side}, bench.device),
       torch::randint(0, classes, {bench.batch}, torch::dtype(torch::kLong).device(bench.device))};
   const auto step = [&](bool fused) {
     const bsconv::FusedTrainingGuard guard(fused);
     // Fetching the loss waits for the device.
-    return trainer.train_step(batch).loss.item<double>();
+    return (fused ? fused_trainer : eager_trainer).train_step(batch).loss.item<double>();
   };
   std::vector<Candidate> candidates = {{"eager", [&] { step(false); }},
                                        {"fused", [&] { step(true); }}};

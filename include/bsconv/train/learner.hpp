@@ -19,12 +19,14 @@
 #include <bsconv/train/communicator.hpp>
 #include <bsconv/train/ema.hpp>
 #include <bsconv/train/forward.hpp>
+#include <bsconv/train/fused_sgd.hpp>
 #include <bsconv/train/grad_scaler.hpp>
 #include <bsconv/train/loss.hpp>
 #include <bsconv/train/metrics.hpp>
 #include <bsconv/train/optimizer.hpp>
 #include <bsconv/train/optimizer_state.hpp>
 #include <bsconv/train/options.hpp>
+#include <bsconv/train/step_recorder.hpp>
 #include <bsconv/weights/state_dict.hpp>
 
 namespace bsconv::train {
@@ -84,6 +86,48 @@ class Learner {
     }
   }
 
+  /// Lets `recorder` do the steps that it can: those of SGD in `step`, on one process, without a
+  /// gradient scaler or clipping. Returns whether these settings have such steps.
+  bool use(std::shared_ptr<StepRecorder> recorder) {
+    const bool fits = options_.optimizer() == OptimizerType::sgd && !scaler_ &&
+                      options_.clip_grad_norm() == 0 && options_.accumulate() == 1 &&
+                      communicator_ == nullptr;
+    recorder_ = fits ? std::move(recorder) : nullptr;
+    return recorder_ != nullptr;
+  }
+
+  /// A whole step on `batch`: `begin`, `backward` and `apply`.
+  StepResult step(const data::Batch& batch, double learning_rate) {
+    if (recorder_ == nullptr || communicator_ != nullptr) {
+      begin(learning_rate);
+      auto result = backward(batch);
+      apply();
+      return result;
+    }
+    set_learning_rate(*optimizer_, learning_rate);
+    if (!learning_rate_.defined()) {
+      learning_rate_ =
+          torch::empty({}, torch::TensorOptions(options_.device()).dtype(torch::kFloat));
+    }
+    learning_rate_.fill_(learning_rate);
+    if (!module_->is_training()) {
+      module_->train();
+    }
+    auto result =
+        recorder_->run(inputs_of(batch), [this](const std::vector<torch::Tensor>& inputs) {
+          optimizer_->zero_grad();
+          auto recorded = loss_of(inputs);
+          recorded.loss.backward();
+          recorded.loss = recorded.loss.detach();
+          fused_step(dynamic_cast<torch::optim::SGD&>(*optimizer_), learning_rate_);
+          return recorded;
+        });
+    if (ema_) {
+      ema_->update(*module_);
+    }
+    return result;
+  }
+
   /// Starts a step: sets the learning rate and forgets the gradients.
   void begin(double learning_rate) {
     set_learning_rate(*optimizer_, learning_rate);
@@ -96,16 +140,8 @@ class Learner {
     if (!module_->is_training()) {
       module_->train();
     }
-    const auto images = detail::images_for(batch, options_.device(), options_.channels_last());
-    const auto labels = batch.labels.to(options_.device());
-    const auto targets =
-        batch.targets.defined() ? batch.targets.to(options_.device()) : torch::Tensor();
-    const auto forward = [this](const torch::Tensor& input) {
-      return detail::autocast_forward(forward_, input, options_.precision());
-    };
-    auto result = classification_loss(
-        *module_, communicator_ != nullptr ? communicator_->run(forward, images) : forward(images),
-        labels, options_.alpha(), options_.label_smoothing(), targets);
+    const auto inputs = inputs_of(batch);
+    auto result = loss_of(inputs);
     auto loss = batches == 1 ? result.loss : result.loss / static_cast<double>(batches);
     if (batch.share != 1.0) {
       loss = loss * batch.share;
@@ -188,6 +224,9 @@ class Learner {
       load_adamw_state(*adamw, parameters_, checkpoint.adamw);
     }
     weights::load_state_dict(*module_, checkpoint.model);
+    if (recorder_ != nullptr) {
+      recorder_->forget();
+    }
     if (scaler_ && !checkpoint.scaler.is_empty()) {
       scaler_->load_state(checkpoint.scaler);
     }
@@ -200,6 +239,23 @@ class Learner {
   }
 
  private:
+  /// Images, labels and, where there are some, targets on the device.
+  std::vector<torch::Tensor> inputs_of(const data::Batch& batch) const {
+    return {detail::images_for(batch, options_.device(), options_.channels_last()),
+            batch.labels.to(options_.device()),
+            batch.targets.defined() ? batch.targets.to(options_.device()) : torch::Tensor()};
+  }
+
+  StepResult loss_of(const std::vector<torch::Tensor>& inputs) {
+    const auto forward = [this](const torch::Tensor& images) {
+      return detail::autocast_forward(forward_, images, options_.precision());
+    };
+    const auto logits =
+        communicator_ != nullptr ? communicator_->run(forward, inputs[0]) : forward(inputs[0]);
+    return classification_loss(*module_, logits, inputs[1], options_.alpha(),
+                               options_.label_smoothing(), inputs[2]);
+  }
+
   std::shared_ptr<torch::nn::Module> module_;
   ForwardFunction forward_;
   TrainOptions options_;
@@ -209,6 +265,9 @@ class Learner {
   std::optional<GradScaler> scaler_;
   std::optional<Ema> ema_;
   std::shared_ptr<Communicator> communicator_;
+  std::shared_ptr<StepRecorder> recorder_;
+  // The rate of recorded steps.
+  torch::Tensor learning_rate_;
 };
 
 }  // namespace bsconv::train

@@ -105,6 +105,13 @@ class Trainer {
     return *this;
   }
 
+  /// Lets `recorder` do the steps that it can, see `Learner::use`.
+  Trainer& recorder(std::shared_ptr<StepRecorder> recorder) {
+    TORCH_CHECK(recorder != nullptr, "the recorder is null");
+    learner_.use(std::move(recorder));
+    return *this;
+  }
+
   /// Is asked after every batch; once it says true, `fit` writes a checkpoint and returns, at the
   /// end of the step if batches are accumulated.
   Trainer& stop_when(std::function<bool()> stop) {
@@ -115,10 +122,7 @@ class Trainer {
   /// One step of the optimizer on a batch, in training mode, at the learning rate of the epoch's
   /// first step.
   StepResult train_step(const data::Batch& batch) {
-    learner_.begin(schedule_.at(epoch_, 0, steps_));
-    auto result = learner_.backward(batch);
-    learner_.apply();
-    return result;
+    return learner_.step(batch, schedule_.at(epoch_, 0, steps_));
   }
 
   /// Averages over `source` in evaluation mode, with the moving average of the weights if one is
@@ -318,14 +322,11 @@ class Trainer {
       const bool applied = in_group + 1 == options_.accumulate() || step_ + 1 == steps_;
       if (in_group == 0) {
         where.learning_rate = schedule_.at(epoch_, step_, steps_);
-        learner_.begin(where.learning_rate);
       }
-      pending.push_back(learner_.backward(
-          batches.next(), std::min(options_.accumulate(), steps_ - (step_ - in_group)), applied));
+      pending.push_back(options_.accumulate() == 1
+                            ? learner_.step(batches.next(), where.learning_rate)
+                            : part_of_step(batches.next(), where.learning_rate, in_group, applied));
       ++step_;
-      if (applied) {
-        learner_.apply();
-      }
       asked = is_stopped() || asked;
       stopped = asked && applied;
       save = save || (options_.checkpoint_steps() > 0 && step_ % options_.checkpoint_steps() == 0);
@@ -346,6 +347,20 @@ class Trainer {
       observer->on_pass_end(where, partial_);
     }
     return stopped;
+  }
+
+  /// One of the batches whose gradients are accumulated, the last if `applied`.
+  StepResult part_of_step(const data::Batch& batch, double learning_rate, int64_t in_group,
+                          bool applied) {
+    if (in_group == 0) {
+      learner_.begin(learning_rate);
+    }
+    auto result = learner_.backward(
+        batch, std::min(options_.accumulate(), steps_ - (step_ - in_group)), applied);
+    if (applied) {
+      learner_.apply();
+    }
+    return result;
   }
 
   /// NaN without the sign that says nothing to a reader.

@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: BSD-3-Clause-Clear
+#include "record_steps.hpp"
+
+#include <bsconv/autograd/fused_training.hpp>
+#ifdef BSCONV_HAS_CUDA
+#include <bsconv/cuda.hpp>
+#endif
+
+#include <memory>
+
+namespace bsconv_program {
+
+bool record_steps(bsconv::train::Trainer& trainer) {
+#ifdef BSCONV_HAS_CUDA
+  return trainer.options().device().is_cuda() && bsconv::fused_training_enabled() &&
+         trainer.learner().use(std::make_shared<bsconv::cuda::StepGraph>());
+#else
+  (void)trainer;
+  return false;
+#endif
+}
+
+}  // namespace bsconv_program

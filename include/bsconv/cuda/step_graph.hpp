@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: BSD-3-Clause-Clear
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include <ATen/cuda/CUDAEvent.h>
+#include <ATen/cuda/CUDAGraph.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+#include <c10/util/Exception.h>
+#include <torch/types.h>
+
+#include <bsconv/train/metrics.hpp>
+#include <bsconv/train/step_recorder.hpp>
+
+// This header needs LibTorch with CUDA and the CUDA toolkit's headers.
+
+namespace bsconv::cuda {
+
+/// Records a training step as a CUDA graph and replays it: networks of many small kernels are
+/// otherwise bound by their launches.
+///
+/// The first steps run operator by operator, so that libraries choose their algorithms and the
+/// optimizer its state. Batches of another size than the first, such as the last of an epoch, run
+/// so always, as do all if a step can't be recorded, with a warning that says why.
+class StepGraph : public train::StepRecorder {
+ public:
+  /// Records after `warm_up` steps.
+  explicit StepGraph(int64_t warm_up = 3) : warm_up_(warm_up) {
+    TORCH_CHECK_VALUE(warm_up > 0, "StepGraph: warm_up must be at least 1, got ", warm_up);
+  }
+
+  train::StepResult run(const std::vector<torch::Tensor>& inputs, const Step& step) override {
+    if (steps_ == 0) {
+      shapes_ = inputs;
+    }
+    if (failed_ || !fits(inputs)) {
+      return step(inputs);
+    }
+    if (steps_ < warm_up_) {
+      ++steps_;
+      return beside([&] { return step(inputs); });
+    }
+    if (graph_ == nullptr && !record(inputs, step)) {
+      return step(inputs);
+    }
+    for (std::size_t i = 0; i < inputs.size(); ++i) {
+      if (inputs[i].defined()) {
+        inputs_[i].copy_(inputs[i], /*non_blocking=*/true);
+      }
+    }
+    graph_->replay();
+    return copy(result_);
+  }
+
+  void forget() override {
+    graph_.reset();
+    inputs_.clear();
+    result_ = {};
+    steps_ = 0;
+    failed_ = false;
+  }
+
+  /// Whether a step is recorded.
+  bool is_recorded() const noexcept { return graph_ != nullptr; }
+
+ private:
+  bool fits(const std::vector<torch::Tensor>& inputs) const {
+    if (inputs.size() != shapes_.size()) {
+      return false;
+    }
+    for (std::size_t i = 0; i < inputs.size(); ++i) {
+      const auto& known = shapes_[i];
+      if (inputs[i].defined() != known.defined() ||
+          (known.defined() &&
+           (inputs[i].sizes() != known.sizes() || inputs[i].strides() != known.strides() ||
+            inputs[i].scalar_type() != known.scalar_type()))) {
+        return false;
+      }
+    }
+    return true;
+  }
+
+  /// Runs `action` on the stream that recording takes place on, in its turn.
+  template <class Action>
+  std::invoke_result_t<Action> beside(Action&& action) {
+    const auto device = shapes_.front().device();
+    const c10::cuda::CUDAGuard on_device(device);
+    if (stream_ == nullptr) {
+      stream_ = std::make_unique<c10::cuda::CUDAStream>(
+          c10::cuda::getStreamFromPool(/*isHighPriority=*/false, device.index()));
+    }
+    const auto current = c10::cuda::getCurrentCUDAStream(device.index());
+    wait(*stream_, current);
+    auto result = [&] {
+      const c10::cuda::CUDAStreamGuard guard(*stream_);
+      return action();
+    }();
+    wait(current, *stream_);
+    return result;
+  }
+
+  static void wait(const c10::cuda::CUDAStream& waiting, const c10::cuda::CUDAStream& other) {
+    at::cuda::CUDAEvent event;
+    event.record(other);
+    event.block(waiting);
+  }
+
+  bool record(const std::vector<torch::Tensor>& inputs, const Step& step) {
+    inputs_.clear();
+    for (const auto& input : inputs) {
+      inputs_.push_back(input.defined() ? input.clone() : torch::Tensor());
+    }
+    auto graph = std::make_unique<at::cuda::CUDAGraph>();
+    try {
+      beside([&] {
+        // Other threads load images meanwhile.
+        graph->capture_begin({0, 0}, cudaStreamCaptureModeThreadLocal);
+        try {
+          result_ = step(inputs_);
+        } catch (...) {
+          end_failed(*graph);
+          throw;
+        }
+        graph->capture_end();
+        return true;
+      });
+    } catch (const c10::Error& error) {
+      failed_ = true;
+      result_ = {};
+      inputs_.clear();
+      TORCH_WARN(
+          "the training step can't be recorded as a CUDA graph and runs operator by "
+          "operator: ",
+          error.what_without_backtrace());
+      return false;
+    }
+    graph_ = std::move(graph);
+    shapes_ = inputs_;
+    return true;
+  }
+
+  static void end_failed(at::cuda::CUDAGraph& graph) {
+    try {
+      graph.capture_end();
+    } catch (const c10::Error&) {
+      // The first error says more.
+    }
+  }
+
+  /// The next replay overwrites the recorded result.
+  static train::StepResult copy(const train::StepResult& result) {
+    train::StepResult own = result;
+    for (auto* tensor :
+         {&own.loss, &own.cross_entropy, &own.regularization, &own.correct, &own.correct_top5}) {
+      if (tensor->defined()) {
+        *tensor = tensor->clone();
+      }
+    }
+    return own;
+  }
+
+  int64_t warm_up_;
+  int64_t steps_ = 0;
+  bool failed_ = false;
+  std::vector<torch::Tensor> shapes_;
+  std::vector<torch::Tensor> inputs_;
+  train::StepResult result_;
+  std::unique_ptr<c10::cuda::CUDAStream> stream_;
+  std::unique_ptr<at::cuda::CUDAGraph> graph_;
+};
+
+}  // namespace bsconv::cuda
