@@ -92,7 +92,8 @@ double measure(const Row& row, const Task& task, int64_t epochs) {
   if (epochs > 0) {
     model->train();
     bsconv::train::Trainer trainer(
-        model, bsconv::train::TrainOptions().epochs(epochs).learning_rate(0.01));
+        model, bsconv::train::TrainOptions().epochs(epochs).learning_rate(0.1).schedule_type(
+                   bsconv::train::ScheduleType::onecycle));
     last = 100.0 * trainer.fit(task.training, task.test).history.back().test.accuracy;
     std::cout << ' ' << last << " |";
   }
@@ -154,8 +155,6 @@ int cifar100(const std::string& path, const std::string& root, int64_t epochs,
   const bsconv::data::DataLoader training(
       bsconv::data::load_cifar100(root, bsconv::data::Split::train),
       bsconv::data::LoaderOptions().shuffle(true).augmentation(bsconv::data::crop_and_flip()));
-  const bsconv::data::DataLoader plain(training.dataset(),
-                                       bsconv::data::LoaderOptions().shuffle(true));
   const bsconv::data::DataLoader test(bsconv::data::load_cifar100(root, bsconv::data::Split::test));
   const auto load = [&] {
     auto model =
@@ -164,7 +163,7 @@ int cifar100(const std::string& path, const std::string& root, int64_t epochs,
     bsconv::weights::load_state_dict(*model, checkpoint.model);
     return model;
   };
-  const Task task{load, training, test, first_batches(plain, 512)};
+  const Task task{load, training, test, first_batches(training, 512)};
   auto trained = load();
   std::cout << "trained: " << accuracy(trained, task) << " %, " << bsconv::parameter_count(*trained)
             << " parameters" << std::endl;

@@ -27,10 +27,6 @@ data::LoaderOptions loader_options(const DataRequest& request, data::Split split
       .device(request.device);
 }
 
-bool is_augmented(const DataRequest& request, data::Split split) {
-  return split == data::Split::train && request.augmented;
-}
-
 /// Images of 32 x 32 that lie in memory.
 ImageSet in_memory(const DataRequest& request, data::ImageDataset dataset, data::Split split) {
   if (request.side != 32) {
@@ -39,7 +35,7 @@ ImageSet in_memory(const DataRequest& request, data::ImageDataset dataset, data:
                      request.dataset + " are 32 x 32; choose a name that starts with cifar_");
   }
   auto options = loader_options(request, split);
-  if (is_augmented(request, split)) {
+  if (split == data::Split::train) {
     // A mirrored digit is no digit.
     auto augmentation = data::crop_and_flip(4, request.dataset != "digits");
     options.augmentation(augmentation.then(request.augmentation)).mixing(request.mixing);
@@ -75,7 +71,7 @@ ImageSet open_dogs(const DataRequest& request, data::Split split) {
   const int64_t scaled = (request.side * 8 + 3) / 7;
   auto options = loader_options(request, split);
   auto geometry = data::ImageGeometry::center_crop(scaled, request.side);
-  if (is_augmented(request, split)) {
+  if (split == data::Split::train) {
     geometry = data::ImageGeometry::random_crop(scaled, request.side).horizontal_flip(0.5);
     data::Augmentation jitter = data::ColorJitter(data::ColorJitterOptions().brightness(0.4));
     options.augmentation(jitter.then(request.augmentation)).mixing(request.mixing);
@@ -87,11 +83,11 @@ ImageSet open_dogs(const DataRequest& request, data::Split split) {
 ImageSet open_image_folder(const DataRequest& request, data::Split split) {
   const int64_t scaled = (request.side * 8 + 3) / 7;
   const auto geometry =
-      is_augmented(request, split)
+      split == data::Split::train
           ? data::ImageGeometry::random_resized_crop(request.side).horizontal_flip(0.5)
           : data::ImageGeometry::center_crop(data::ResizeRule::shorter_side(scaled), request.side);
   auto options = loader_options(request, split);
-  if (is_augmented(request, split)) {
+  if (split == data::Split::train) {
     options.augmentation(request.augmentation).mixing(request.mixing);
   }
   return from_files(request, data::load_image_folder(request.root, split), geometry, options);

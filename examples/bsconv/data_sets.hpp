@@ -32,8 +32,6 @@ struct DataRequest {
   bsconv::data::Augmentation augmentation = {};
   /// How training images are mixed.
   bsconv::data::Mixing mixing = {};
-  /// Whether training images are augmented; otherwise they are prepared as test images are.
-  bool augmented = true;
   /// The part of every training batch that this process trains on.
   bsconv::data::Shard shard = {};
 };
@@ -46,8 +44,8 @@ struct ImageSet {
   std::string preparation;
 };
 
-/// The training images in random order, augmented as the data set's recipe says unless the request
-/// says otherwise. A wrong data set or size is a `UsageError`.
+/// The training images in random order, augmented as the data set's recipe and then the request
+/// say. A wrong data set or size is a `UsageError`.
 ImageSet open_training_images(const DataRequest& request);
 
 /// The test images.

@@ -16,8 +16,9 @@ namespace bsconv {
 
 /// Sample inputs of a model, and how to run it on them: what `Initialization::data` learns from.
 ///
-/// Some hundred images will do. They need no labels and should look like those that the model was
-/// trained on, without augmentation, on the model's device.
+/// Some hundred images will do, without labels, on the model's device. They should be what the
+/// model was trained on, augmentation included: the statistics of its batch normalizations are
+/// those of augmented images.
 struct Calibration {
   /// None; `Initialization::data` refuses it.
   Calibration() = default;
