@@ -97,8 +97,42 @@ TEST(PlotCurves, AreThoseOfTheRuns) {
               HasSubstr("metrics.csv'"));
 }
 
+TEST(PlotCsvTable, IsChangedAndWritten) {
+  const TemporaryDirectory directory;
+  const auto path = directory / "a.csv";
+  write_file(path, "a,b\n1,\"x, \"\"y\"\"\"\n2,z\n");
+  auto table = bsconv::plot::CsvTable::read(path);
+  table.set(1, "b", "w\n");
+  table.set(0, "c", "3");
+  write_file(path, table.to_text());
+  const auto again = bsconv::plot::CsvTable::read(path);
+  EXPECT_THAT(again.texts("b"), ElementsAre("x, \"y\"", "w\n"));
+  EXPECT_THAT(again.texts("c"), ElementsAre("3", ""));
+  EXPECT_THAT(again.texts("a"), ElementsAre("1", "2"));
+  EXPECT_THAT(error_of([&] { table.set(2, "a", ""); }), HasSubstr("has 2 rows, none 2"));
+}
+
+TEST(PlotResults, HaveARingWhereThereIsAnAccuracyOfOurs) {
+  const TemporaryDirectory directory;
+  write_file(directory / "a.csv",
+             "table,model,accuracy_top1,params_M,flops_M,our_top1\n"
+             "t,cifar_resnet20,68.5,0.27,41,\n"
+             "t,cifar_resnet20_bsconvu,64.4,0.05,8,64.5\n");
+  const auto figure = bsconv::plot::accuracy_by_cost(directory / "a.csv");
+  for (const auto& panel : figure.panels) {
+    ASSERT_EQ(panel.series.size(), 3U);
+    const auto& rings = panel.series[2];
+    EXPECT_EQ(rings.label, "BSConv-U, ours");
+    EXPECT_EQ(rings.color, panel.series[1].color);
+    EXPECT_EQ(rings.marker, bsconv::plot::Marker::ring);
+    EXPECT_FALSE(rings.line);
+  }
+  EXPECT_THAT(figure.panels[0].series[2].points, ElementsAre(std::pair(0.05, 64.5)));
+  EXPECT_THAT(figure.panels[1].series[2].points, ElementsAre(std::pair(8.0, 64.5)));
+}
+
 TEST(PlotResults, HaveASeriesAKindOfConvolution) {
-  const std::string results = BSCONV_TEST_DATA_DIR "/results.csv";
+  const std::string results = BSCONV_MODELS_DIR "/results.csv";
   const auto figure = bsconv::plot::accuracy_by_cost(results, "CIFAR100 - WideResNets (WRN-28)");
   EXPECT_EQ(figure.title, "CIFAR100 - WideResNets (WRN-28)");
   ASSERT_EQ(figure.panels.size(), 2U);
@@ -131,7 +165,7 @@ TEST(PlotSave, DrawsEachSeriesInItsColor) {
   figure.panels.resize(1);
   auto& panel = figure.panels[0];
   panel.x_label = "x";
-  for (std::size_t i = 0; i < 4; ++i) {
+  for (std::size_t i = 0; i < 5; ++i) {
     bsconv::plot::Series series;
     series.label = "series";
     series.label += std::to_string(i);
@@ -146,7 +180,7 @@ TEST(PlotSave, DrawsEachSeriesInItsColor) {
   const auto image = bsconv::data::read_image(directory / "a.png");
   EXPECT_EQ(image.size(0), 3);
   EXPECT_EQ(image.size(2), 2 * (460 + 28));
-  for (std::size_t i = 0; i < 4; ++i) {
+  for (std::size_t i = 0; i < 5; ++i) {
     EXPECT_GT(count_pixels(image, bsconv::plot::series_color(i)), 300) << i;
   }
   EXPECT_EQ(count_pixels(image, bsconv::plot::series_color(5)), 0);

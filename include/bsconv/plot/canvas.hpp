@@ -123,6 +123,11 @@ class Canvas {
       case Marker::diamond:
         polygon(x, y, 1.2 * half, 4, 0);
         break;
+      case Marker::ring:
+        cairo_arc(context(), x, y, half, 0, 2 * std::numbers::pi);
+        pen(1.8, false);
+        stroke();
+        return;
     }
     cairo_fill(context());
   }

@@ -49,6 +49,34 @@ class CsvTable {
     return std::find(names_.begin(), names_.end(), name) != names_.end();
   }
 
+  /// Sets a cell; a column that is not there yet becomes the last. Throws `c10::Error` if there is
+  /// no such row.
+  void set(std::size_t row, const std::string& name, std::string text) {
+    TORCH_CHECK_INDEX(row < rows_.size(), origin_, " has ", rows_.size(), " rows, none ", row);
+    auto found = std::find(names_.begin(), names_.end(), name);
+    if (found == names_.end()) {
+      found = names_.insert(names_.end(), name);
+      for (auto& cells : rows_) {
+        cells.emplace_back();
+      }
+    }
+    rows_[row][static_cast<std::size_t>(found - names_.begin())] = std::move(text);
+  }
+
+  /// The table as text that `read` takes.
+  std::string to_text() const {
+    std::string text;
+    const auto add = [&text](const std::vector<std::string>& cells) {
+      for (std::size_t i = 0; i < cells.size(); ++i) {
+        text += (i > 0 ? "," : "") + quote(cells[i]);
+      }
+      text += '\n';
+    };
+    add(names_);
+    std::for_each(rows_.begin(), rows_.end(), add);
+    return text;
+  }
+
   /// The cells of a column. Throws `c10::Error` with the file and the nearest name if there is
   /// none.
   std::vector<std::string> texts(const std::string& name) const {
@@ -77,6 +105,17 @@ class CsvTable {
   }
 
  private:
+  static std::string quote(const std::string& cell) {
+    if (cell.find_first_of(",\"\n\r") == std::string::npos) {
+      return cell;
+    }
+    std::string quoted = "\"";
+    for (const char c : cell) {
+      quoted += c == '"' ? "\"\"" : std::string(1, c);
+    }
+    return quoted + '"';
+  }
+
   static std::vector<std::vector<std::string>> split(const std::string& text) {
     std::vector<std::vector<std::string>> rows;
     std::vector<std::string> row(1);

@@ -94,6 +94,9 @@ inline std::pair<Axis, Axis> axes_of(const Panel& panel) {
   return {panel.log_x ? log_axis(left, right) : linear_axis(left, right), linear_axis(bottom, top)};
 }
 
+/// A ring goes around the other signs.
+inline double marker_size(Marker marker) { return marker == Marker::ring ? 12 : 7; }
+
 inline void draw_series(Canvas& canvas, const Series& series, const Panel& panel,
                         const std::pair<Axis, Axis>& axes, double x, double y, double width,
                         double height) {
@@ -105,7 +108,7 @@ inline void draw_series(Canvas& canvas, const Series& series, const Panel& panel
   canvas.pen(1.8, series.dashed);
   bool begin = true;
   for (const auto& point : series.points) {
-    if (is_drawn(point, panel.log_x)) {
+    if (series.line && is_drawn(point, panel.log_x)) {
       const auto [px, py] = place(point);
       canvas.path_to(px, py, begin);
       begin = false;
@@ -115,7 +118,7 @@ inline void draw_series(Canvas& canvas, const Series& series, const Panel& panel
   for (const auto& point : series.points) {
     if (is_drawn(point, panel.log_x)) {
       const auto [px, py] = place(point);
-      canvas.marker(series.marker, px, py, 7);
+      canvas.marker(series.marker, px, py, marker_size(series.marker));
     }
   }
   // A line of one point would not be seen.
@@ -181,8 +184,10 @@ inline void draw_legend(Canvas& canvas, const LegendLayout& legend, double x, do
     const double middle = y + legend_row * (static_cast<double>(row) + 0.5);
     canvas.color(series_color(series.color));
     canvas.pen(1.8, series.dashed);
-    canvas.line(left, middle, left + 30, middle);
-    canvas.marker(series.marker, left + 15, middle, 7);
+    if (series.line) {
+      canvas.line(left, middle, left + 30, middle);
+    }
+    canvas.marker(series.marker, left + 15, middle, marker_size(series.marker));
     canvas.color(ink);
     canvas.text(series.label, left + 38, middle + 4);
   }

@@ -20,13 +20,15 @@ enum class Marker {
   triangle,
   /// A filled diamond.
   diamond,
+  /// A circle that is not filled.
+  ring,
 };
 
-/// A line through points.
+/// Points, and a line through them.
 struct Series {
   /// What the legend says; a series without one is not listed.
   std::string label;
-  /// The points; a NaN breaks the line.
+  /// The points; one with a NaN is left out.
   std::vector<std::pair<double, double>> points;
   /// Number of its color, counted from 0; colors repeat after eight.
   std::size_t color = 0;
@@ -34,6 +36,8 @@ struct Series {
   bool dashed = false;
   /// The sign at each point.
   Marker marker = Marker::none;
+  /// Whether there is a line.
+  bool line = true;
 };
 
 /// One pair of axes with what is drawn between them.

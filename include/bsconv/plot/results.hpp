@@ -3,9 +3,11 @@
 
 #include <algorithm>
 #include <cctype>
+#include <cmath>
 #include <cstddef>
 #include <filesystem>
 #include <iterator>
+#include <limits>
 #include <string>
 #include <utility>
 #include <vector>
@@ -54,7 +56,8 @@ inline std::size_t number_of(std::vector<std::string>& names, const std::string&
 /// Parameters and multiply-adds against accuracy, both on a logarithmic scale, from a CSV file with
 /// the columns `table`, `model`, `accuracy_top1`, `params_M` and `flops_M`. A series is what a
 /// table has of one kind of convolution: a color a table, or a kind where there is one table, and a
-/// sign a kind. `tables` is a shell pattern of the tables to draw. Throws `c10::Error` if the file
+/// sign a kind. Where there is a column `our_top1` too, a ring of the same color is at each of its
+/// accuracies. `tables` is a shell pattern of the tables to draw. Throws `c10::Error` if the file
 /// can't be read, nothing matches, or there would be more than 12 series.
 inline Figure accuracy_by_cost(const std::filesystem::path& path, const std::string& tables = "*") {
   const auto csv = CsvTable::read(path);
@@ -63,6 +66,9 @@ inline Figure accuracy_by_cost(const std::filesystem::path& path, const std::str
   const auto accuracy = csv.numbers("accuracy_top1");
   const auto params = csv.numbers("params_M");
   const auto flops = csv.numbers("flops_M");
+  const auto ours = csv.has("our_top1")
+                        ? csv.numbers("our_top1")
+                        : std::vector<double>(csv.size(), std::numeric_limits<double>::quiet_NaN());
   Figure figure;
   figure.panels.resize(2);
   figure.panels[0].title = "Parameters";
@@ -73,6 +79,7 @@ inline Figure accuracy_by_cost(const std::filesystem::path& path, const std::str
   std::vector<std::string> kinds;
   std::vector<std::string> names;
   std::vector<std::pair<std::size_t, std::size_t>> signs;
+  std::vector<std::vector<std::size_t>> measured;
   for (std::size_t row = 0; row < csv.size(); ++row) {
     if (!bsconv::detail::matches(tables, table[row])) {
       continue;
@@ -83,12 +90,16 @@ inline Figure accuracy_by_cost(const std::filesystem::path& path, const std::str
     const auto number = detail::number_of(names, table[row] + ", " + kind);
     if (number == signs.size()) {
       signs.emplace_back(color, sign);
+      measured.emplace_back();
       for (auto& panel : figure.panels) {
         panel.series.emplace_back();
       }
     }
     figure.panels[0].series[number].points.emplace_back(params[row], accuracy[row]);
     figure.panels[1].series[number].points.emplace_back(flops[row], accuracy[row]);
+    if (!std::isnan(ours[row])) {
+      measured[number].push_back(row);
+    }
   }
   if (names.empty()) {
     std::vector<std::string> known;
@@ -116,6 +127,23 @@ inline Figure accuracy_by_cost(const std::filesystem::path& path, const std::str
       series.marker = markers[signs[i].second % std::size(markers)];
       series.dashed = !one && signs[i].second == 0;
       std::sort(series.points.begin(), series.points.end());
+    }
+  }
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    if (measured[i].empty()) {
+      continue;
+    }
+    Series rings;
+    rings.label = figure.panels[0].series[i].label + ", ours";
+    rings.color = figure.panels[0].series[i].color;
+    rings.marker = Marker::ring;
+    rings.line = false;
+    for (auto* panel : {&figure.panels[0], &figure.panels[1]}) {
+      const auto& cost = panel == &figure.panels[0] ? params : flops;
+      panel->series.push_back(rings);
+      for (const auto row : measured[i]) {
+        panel->series.back().points.emplace_back(cost[row], ours[row]);
+      }
     }
   }
   return figure;
