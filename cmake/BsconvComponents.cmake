@@ -6,14 +6,21 @@
 #   bsconv::images    libpng and libjpeg-turbo: data/image_file.hpp, data/file_loader.hpp
 #   bsconv::archives  libarchive: data/archive.hpp, data/cifar_archive.hpp
 #   bsconv::dogs      libarchive, matio, zlib and libcrypto: data/stanford_dogs.hpp,
-#                     data/matlab.hpp, data/md5.hpp
+#                     data/matlab.hpp
 #   bsconv::toml      toml++, and json: train/settings_file.hpp
 #   bsconv::plot      cairo: plot/
 #   bsconv::onnx      protozero: export/
+#   bsconv::pretrained   json and libcrypto: pretrained/, util/file_digest.hpp
 #   bsconv::distributed  json, and Gloo's headers: distributed/
+#   bsconv::cuda      LibTorch linked with its CUDA libraries, the CUDA toolkit's headers, runtime and
+#                     NVRTC: cuda/
 #   bsconv::kernels   nothing: the code of kernels/, compiled once instead of in each source file
 
-set(BSCONV_COMPONENTS json images archives dogs toml plot onnx distributed kernels)
+set(BSCONV_COMPONENTS json images archives dogs toml plot onnx pretrained distributed kernels)
+
+if(BSCONV_LINK_CUDA AND BSCONV_LIBTORCH_CUDA)
+  list(APPEND BSCONV_COMPONENTS cuda)
+endif()
 
 # Defines bsconv::<component>; `error` says what is missing, or is empty.
 function(bsconv_add_component component error)
@@ -22,6 +29,7 @@ function(bsconv_add_component component error)
     return()
   endif()
   set(include_directories "")
+  set(definitions "")
   if(component STREQUAL "json")
     find_package(nlohmann_json 3.9 QUIET)
     if(NOT nlohmann_json_FOUND)
@@ -103,6 +111,25 @@ function(bsconv_add_component component error)
     endif()
     set(libraries "")
     set(include_directories "${BSCONV_PROTOZERO_INCLUDE_DIR}")
+  elseif(component STREQUAL "pretrained")
+    find_package(OpenSSL QUIET COMPONENTS Crypto)
+    bsconv_add_component(json json_error)
+    if(NOT OPENSSL_CRYPTO_LIBRARY OR json_error)
+      set(${error}
+          "bsconv component 'pretrained' needs OpenSSL and nlohmann/json: apt-get install libssl-dev nlohmann-json3-dev"
+          PARENT_SCOPE)
+      return()
+    endif()
+    set(libraries bsconv::json OpenSSL::Crypto)
+    # In the sources, and where they are installed.
+    foreach(directory ../models ../../bsconv/models)
+      get_filename_component(directory "${directory}" ABSOLUTE BASE_DIR
+                             "${CMAKE_CURRENT_FUNCTION_LIST_DIR}")
+      if(IS_DIRECTORY "${directory}")
+        set(definitions "BSCONV_MODELS_DIR=\"${directory}\"")
+        break()
+      endif()
+    endforeach()
   elseif(component STREQUAL "distributed")
     # LibTorch has Gloo inside, without its headers.
     find_path(BSCONV_GLOO_INCLUDE_DIR gloo/algorithm.h)
@@ -116,6 +143,30 @@ function(bsconv_add_component component error)
     endif()
     set(libraries bsconv::json)
     set(include_directories "${BSCONV_GLOO_INCLUDE_DIR}")
+  elseif(component STREQUAL "cuda")
+    find_path(BSCONV_CUDA_INCLUDE_DIR cuda_runtime_api.h
+              HINTS "$ENV{CUDA_HOME}/include" /usr/local/cuda/include)
+    # The wheel's own come first.
+    file(GLOB cuda_libraries "${BSCONV_LIBTORCH_DIR}/../nvidia/*/lib")
+    find_library(BSCONV_NVRTC_LIBRARY NAMES libnvrtc.so.13 libnvrtc.so.12 nvrtc
+                 HINTS ${cuda_libraries} /usr/local/cuda/lib64)
+    find_library(BSCONV_CUDART_LIBRARY NAMES libcudart.so.13 libcudart.so.12 cudart
+                 HINTS ${cuda_libraries} /usr/local/cuda/lib64)
+    mark_as_advanced(BSCONV_CUDA_INCLUDE_DIR BSCONV_NVRTC_LIBRARY BSCONV_CUDART_LIBRARY)
+    if(NOT BSCONV_LINK_CUDA OR NOT BSCONV_LIBTORCH_CUDA OR NOT BSCONV_CUDA_INCLUDE_DIR
+       OR NOT BSCONV_NVRTC_LIBRARY OR NOT BSCONV_CUDART_LIBRARY)
+      set(${error}
+          "bsconv component 'cuda' needs the headers of a CUDA toolkit (found: ${BSCONV_CUDA_INCLUDE_DIR}), its runtime (${BSCONV_CUDART_LIBRARY}) and NVRTC (${BSCONV_NVRTC_LIBRARY}), and LibTorch with CUDA, linked: -DBSCONV_LINK_CUDA=ON, or -DBSCONV_TORCH_CUDA=ON to install it"
+          PARENT_SCOPE)
+      return()
+    endif()
+    add_library(bsconv_cuda_toolkit INTERFACE IMPORTED GLOBAL)
+    target_include_directories(bsconv_cuda_toolkit SYSTEM INTERFACE "${BSCONV_CUDA_INCLUDE_DIR}")
+    target_link_libraries(bsconv_cuda_toolkit INTERFACE "${BSCONV_NVRTC_LIBRARY}"
+                                                        "${BSCONV_CUDART_LIBRARY}")
+    set(libraries bsconv_cuda_toolkit)
+    # Where a program has parts for CUDA alone.
+    set(definitions BSCONV_HAS_CUDA)
   elseif(component STREQUAL "kernels")
     if(NOT TARGET bsconv_kernels)
       add_library(bsconv_kernels STATIC EXCLUDE_FROM_ALL
@@ -133,5 +184,6 @@ function(bsconv_add_component component error)
   add_library(bsconv_component_${component} INTERFACE IMPORTED GLOBAL)
   target_link_libraries(bsconv_component_${component} INTERFACE bsconv::bsconv ${libraries})
   target_include_directories(bsconv_component_${component} INTERFACE ${include_directories})
+  target_compile_definitions(bsconv_component_${component} INTERFACE ${definitions})
   add_library(bsconv::${component} ALIAS bsconv_component_${component})
 endfunction()

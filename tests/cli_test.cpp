@@ -251,6 +251,7 @@ TEST_F(Cli, WrongArgumentsExitWithTwo) {
       {{"bench", "cifar_resnet21"}, "cifar_resnet21"},
       {{"bench", "cifar_resnet20", "--batch", "0"}, "--batch"},
       {{"bench", "cifar_resnet20", "--dtype", "f64"}, "--dtype"},
+      {{"bench", "cifar_resnet20", "--dtype", "bf16"}, "on the CPU --dtype must be f32, got bf16"},
       {{"train", "--no-such-flag"}, "--no-such-flag"},
       {{"train", "--epochs", "many"}, "--epochs: 'many' is not a whole number"},
       {{"train", "--optimizer", "adam"}, "the nearest is 'adamw'"},
@@ -268,7 +269,10 @@ TEST_F(Cli, WrongArgumentsExitWithTwo) {
       {{"train", "--architecture", "cifar_resnet21"}, "cifar_resnet21"},
       {{"train", "--architecture", "resnet18"},
        "the model takes images of 224 x 224 pixels, those of digits"},
-      {{"evaluate"}, "--checkpoint is required"},
+      {{"evaluate"}, "give either --checkpoint or --pretrained"},
+      {{"predict", "a.png", "--checkpoint", "x", "--model", "y"},
+       "give either --checkpoint or --pretrained"},
+      {{"package", "--checkpoint", "x"}, "--out is required"},
       {{"predict", "--checkpoint", "x"}, "images is required"},
   };
   for (const auto& item : cases) {

@@ -6,6 +6,8 @@
 #include <bsconv/train/checkpoint.hpp>
 #include <bsconv/train/metrics.hpp>
 #include <bsconv/version.hpp>
+#include <bsconv/weights.hpp>
+#include <bsconv/zoo.hpp>
 
 #include <algorithm>
 #include <chrono>
@@ -133,6 +135,46 @@ TEST_F(CliTrain, ADryRunPrintsThePlanAndWritesNothing) {
   EXPECT_FALSE(std::filesystem::exists(process.directory() / "runs"));
 }
 
+TEST_F(CliTrain, StartsFromTheWeightsOfAFileOrOfARun) {
+  torch::manual_seed(1);
+  const auto model = bsconv::create_model(tiny, bsconv::ModelOptions().num_classes(7));
+  const auto weights = bsconv::weights::state_dict(*model);
+  bsconv::weights::save_weights(path("seven.pth"), weights);
+  // Steps this small change no weight.
+  const auto first =
+      run({"train", "--architecture", tiny, "--weights", path("seven.pth"), "--epochs", "1",
+           "--learning-rate", "1e-30", "--weight-decay", "0", "--out", path("run")});
+  ASSERT_EQ(first.code, 0) << first.output;
+  EXPECT_THAT(first.output, HasSubstr("started from the weights of '" + path("seven.pth") +
+                                      "', the classifier from random ones: it was for 7 classes, "
+                                      "the data set has 10"));
+  const auto trained = load_checkpoint(path("run/best.safetensors")).model;
+  for (const auto& parameter : model->named_parameters()) {
+    if (parameter.key().rfind("classifier.", 0) == 0) {
+      EXPECT_EQ(trained[parameter.key()].size(0), 10) << parameter.key();
+    } else {
+      EXPECT_TRUE(torch::allclose(trained[parameter.key()], parameter.value(), 0, 1e-20))
+          << parameter.key();
+    }
+  }
+  const auto second = run({"train", "--architecture", tiny, "--weights", path("run"), "--dry-run"});
+  EXPECT_EQ(second.code, 0) << second.output;
+  EXPECT_THAT(second.output, HasSubstr("weights of '" + path("run/best.safetensors") + "'\n"));
+
+  const auto other = run({"train", "--architecture", "cifar_resnet20", "--weights", path("run")});
+  EXPECT_EQ(other.code, 1);
+  EXPECT_THAT(other.output, HasSubstr("the state does not fit the model"));
+  const auto both = run({"train", "--weights", path("run"), "--resume", path("run")});
+  EXPECT_EQ(both.code, 2);
+  EXPECT_THAT(both.output, HasSubstr("--resume excludes --weights"));
+
+  // Other commands take a checkpoint for the model in it, and know its name.
+  const auto converted = run({"convert", path("run/best.safetensors"), path("made.pth")});
+  EXPECT_THAT(converted.output,
+              HasSubstr("Wrote " + std::to_string(weights.size()) + " tensors to "));
+  EXPECT_EQ(run({"convert", path("run/best.safetensors"), path("made.onnx")}).code, 0);
+}
+
 TEST_F(CliTrain, DrawsRunsAndResults) {
   const std::string header = "epoch,train_loss,train_top1,test_loss,test_top1\n";
   write_file(directory / "a/metrics.csv", header + "1,2,0.25,3,0.5\n2,1,0.75,2,0.6\n");
@@ -141,7 +183,7 @@ TEST_F(CliTrain, DrawsRunsAndResults) {
   EXPECT_EQ(both.code, 0) << both.output;
   EXPECT_THAT(read_file(directory / "a/curves.svg"), HasSubstr("</svg>"));
   EXPECT_EQ(read_file(directory / "a/curves.png").substr(1, 3), "PNG");
-  const std::string results = BSCONV_TEST_DATA_DIR "/results.csv";
+  const std::string results = BSCONV_MODELS_DIR "/results.csv";
   const auto table = run({"plot", results, "--tables", "CIFAR100 - ResNets", "-o", path("r.svg")});
   EXPECT_EQ(table.code, 0) << table.output;
   EXPECT_TRUE(std::filesystem::exists(directory / "r.svg"));

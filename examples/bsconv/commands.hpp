@@ -19,6 +19,8 @@ void add_evaluate_command(CLI::App& app);
 void add_plot_command(CLI::App& app);
 /// `bsconv predict IMAGE…`
 void add_predict_command(CLI::App& app);
+/// `bsconv package --checkpoint RUN --out FOLDER`
+void add_package_command(CLI::App& app);
 /// `bsconv inspect FILE`
 void add_inspect_command(CLI::App& app);
 /// `bsconv convert FROM TO`

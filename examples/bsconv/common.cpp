@@ -2,6 +2,8 @@
 #include "common.hpp"
 
 #include <torch/cuda.h>
+#include <bsconv/pretrained/model_store.hpp>
+#include <bsconv/train/checkpoint.hpp>
 #include <bsconv/weights/state_dict.hpp>
 #include <bsconv/zoo.hpp>
 
@@ -45,11 +47,34 @@ int64_t input_size(const std::string& architecture) {
   }
 }
 
-int64_t classes_of(const bsconv::weights::StateDict& state, const std::string& origin) {
-  const auto* bias = state.find("classifier.conv.bias");
-  TORCH_CHECK(bias != nullptr && bias->dim() == 1, origin,
-              ": there is no 'classifier.conv.bias' to tell the number of classes from");
-  return bias->size(0);
+namespace {
+
+// Whether `text` could be the name of a trained model: of the zoo, with or without a training.
+bool is_trained_name(const std::string& text) {
+  return bsconv::try_parse_model_name(text.substr(0, text.find('.'))).has_value();
+}
+
+}  // namespace
+
+bsconv::weights::WeightFile load_model_weights(const std::filesystem::path& path,
+                                               const std::string& key) {
+  std::error_code error;
+  if (!std::filesystem::exists(path, error) && is_trained_name(path.native())) {
+    const auto store = bsconv::ModelStore::find();
+    const auto& card = store.card(path.native());
+    bsconv::weights::WeightFile file;
+    file.tensors = store.load_weights(card);
+    file.metadata = {{"architecture", card.architecture}, {"dataset", card.dataset}};
+    return file;
+  }
+  auto file = bsconv::weights::load_weights(path, bsconv::weights::PthOptions().key(key));
+  if (bsconv::train::is_checkpoint(file.metadata)) {
+    const auto checkpoint = bsconv::train::load_checkpoint(path);
+    file.tensors = checkpoint.inference_model();
+    file.metadata = {{"architecture", checkpoint.info.architecture},
+                     {"dataset", checkpoint.info.dataset}};
+  }
+  return file;
 }
 
 bsconv::Layer load_model(const bsconv::train::Checkpoint& checkpoint, torch::Device device,

@@ -4,6 +4,7 @@
 #include <bsconv/nn/layer.hpp>
 #include <bsconv/train/checkpoint.hpp>
 #include <bsconv/weights/state_dict.hpp>
+#include <bsconv/weights/weight_file.hpp>
 
 #include <cstdint>
 #include <filesystem>
@@ -37,9 +38,11 @@ bsconv::Layer make_model(const std::string& architecture, int64_t num_classes, i
 /// The side of the square images that a model of the zoo takes.
 int64_t input_size(const std::string& architecture);
 
-/// How many classes a zoo model with these weights tells apart: the length of its classifier's
-/// bias. `origin` begins the error if there is none.
-int64_t classes_of(const bsconv::weights::StateDict& state, const std::string& origin);
+/// What a weight file holds; of a checkpoint, only the model, with the moving average of its
+/// weights where there is one. Where there is no such file, `path` may name a trained model that
+/// comes with the library. `key` tells where the tensors of a PyTorch checkpoint are.
+bsconv::weights::WeightFile load_model_weights(const std::filesystem::path& path,
+                                               const std::string& key = "");
 
 /// The model of a checkpoint with its weights, their moving average if `averaged` and there is one,
 /// on `device`, in evaluation mode.

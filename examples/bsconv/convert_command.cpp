@@ -2,6 +2,7 @@
 // Weight files in other formats, with other names, folded, or as whole models.
 #include <bsconv/export.hpp>
 #include <bsconv/nn/fuse.hpp>
+#include <bsconv/pretrained/classifier.hpp>
 #include <bsconv/weights.hpp>
 #include <bsconv/zoo.hpp>
 
@@ -49,31 +50,44 @@ StateDict renamed(StateDict state, const std::vector<std::string>& rules) {
   return state;
 }
 
-// The model of that name with these weights.
-bsconv::Layer model_of(const ConvertArguments& arguments, const StateDict& tensors) {
-  if (arguments.architecture.empty()) {
-    throw UsageError("convert: --fold and .onnx need --architecture, the model's name");
+// The name of the model whose weights a file holds: as told, or as the file says.
+std::string architecture_of(const ConvertArguments& arguments,
+                            const bsconv::weights::WeightFile& file) {
+  if (!arguments.architecture.empty()) {
+    return arguments.architecture;
   }
-  const auto classes = classes_of(tensors, arguments.from.native());
-  auto model = make_model(arguments.architecture, classes, 3);
+  const auto kept = file.metadata.find("architecture");
+  if (kept == file.metadata.end()) {
+    throw UsageError("convert: --fold and .onnx need --architecture, the model's name, as '" +
+                     arguments.from.native() + "' doesn't tell it");
+  }
+  return kept->second;
+}
+
+// The model of that name with these weights.
+bsconv::Layer model_of(const std::string& architecture, const ConvertArguments& arguments,
+                       const StateDict& tensors) {
+  auto model =
+      make_model(architecture, bsconv::num_classes_of(tensors, arguments.from.native()), 3);
   bsconv::weights::load_state_dict(*model, tensors);
   model->eval();
   return model;
 }
 
 void export_model(const ConvertArguments& arguments, const bsconv::weights::WeightFile& file) {
-  const auto model = model_of(arguments, file.tensors);
+  const auto architecture = architecture_of(arguments, file);
+  const auto model = model_of(architecture, arguments, file.tensors);
   auto metadata = bsconv::OnnxExportOptions::Metadata(file.metadata.begin(), file.metadata.end());
   metadata.erase(std::remove_if(metadata.begin(), metadata.end(),
                                 [](const auto& item) { return item.first == "architecture"; }),
                  metadata.end());
-  metadata.emplace_back("architecture", arguments.architecture);
-  const int64_t side = input_size(arguments.architecture);
+  metadata.emplace_back("architecture", architecture);
+  const int64_t side = input_size(architecture);
   const auto written = bsconv::export_onnx(model, torch::zeros({1, 3, side, side}), arguments.to,
                                            bsconv::OnnxExportOptions()
                                                .opset(arguments.opset)
                                                .fold_batch_norms(arguments.fold)
-                                               .model_name(arguments.architecture)
+                                               .model_name(architecture)
                                                .metadata(metadata));
   std::cout << "Wrote " << written.nodes.size() << " nodes and " << written.initializers.size()
             << " tensors to " << arguments.to.native() << '\n';
@@ -84,8 +98,7 @@ void convert(const ConvertArguments& arguments) {
   if (!to_onnx) {
     bsconv::weights::format_of_name(arguments.to);
   }
-  auto file = bsconv::weights::load_weights(arguments.from,
-                                            bsconv::weights::PthOptions().key(arguments.key));
+  auto file = load_model_weights(arguments.from, arguments.key);
   for (const auto& prefix : arguments.strip) {
     file.tensors = bsconv::weights::strip_prefix(file.tensors, prefix);
   }
@@ -95,13 +108,14 @@ void convert(const ConvertArguments& arguments) {
     return;
   }
   if (arguments.fold) {
-    auto model = model_of(arguments, file.tensors);
+    const auto architecture = architecture_of(arguments, file);
+    auto model = model_of(architecture, arguments, file.tensors);
     const auto layers = bsconv::fuse(*model);
     TORCH_CHECK(layers > 0, "convert: --fold folds what is inside BSConv layers, and '",
-                arguments.architecture,
+                architecture,
                 "' has no layer with batch normalizations inside; an .onnx file folds all");
     file.tensors = bsconv::weights::state_dict(*model);
-    file.metadata["folded"] = arguments.architecture;
+    file.metadata["folded"] = architecture;
     std::cout << "Folded the batch normalizations of " << layers << " layers\n";
   }
   bsconv::weights::save_weights(arguments.to, file.tensors, file.metadata);

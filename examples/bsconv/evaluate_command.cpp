@@ -12,12 +12,13 @@
 #include "commands.hpp"
 #include "common.hpp"
 #include "data_sets.hpp"
+#include "trained_model.hpp"
 
 namespace bsconv_program {
 namespace {
 
 struct EvaluateFlags {
-  std::filesystem::path checkpoint;
+  TrainedModelFlags trained;
   std::filesystem::path data_root;
   std::string dataset;
   std::string device = "cpu";
@@ -39,16 +40,16 @@ bsconv::train::Precision precision_of(const EvaluateFlags& flags,
 
 void evaluate(const EvaluateFlags& flags) {
   const auto device = parse_device(flags.device);
-  const auto path = in_directory(flags.checkpoint, "best.safetensors");
-  const auto checkpoint = bsconv::train::load_checkpoint(path);
-  const auto dataset_name = flags.dataset.empty() ? checkpoint.info.dataset : flags.dataset;
-  const auto test = open_test_images(
-      {dataset_name, flags.data_root, input_size(checkpoint.info.architecture), flags.batch_size,
-       checkpoint.options.seed(), device, broken_images(flags.broken_images)});
-  TORCH_CHECK(static_cast<int64_t>(test.class_names.size()) == checkpoint.info.num_classes(),
-              "the model of '", path.native(), "' has ", checkpoint.info.num_classes(),
-              " classes, ", dataset_name, " has ", test.class_names.size());
-  auto model = load_model(checkpoint, device, flags.averaged);
+  auto trained = load_trained_model(flags.trained, device, flags.averaged);
+  auto& model = trained.model;
+  const auto& info = trained.info;
+  const auto dataset_name = flags.dataset.empty() ? info.dataset : flags.dataset;
+  const auto test = open_test_images({dataset_name, flags.data_root, input_size(info.architecture),
+                                      flags.batch_size, trained.options.seed(), device,
+                                      broken_images(flags.broken_images)});
+  TORCH_CHECK(static_cast<int64_t>(test.class_names.size()) == info.num_classes(), "the model of '",
+              trained.origin, "' has ", info.num_classes(), " classes, ", dataset_name, " has ",
+              test.class_names.size());
   if (flags.channels_last) {
     bsconv::train::Learner::use_channels_last(*model);
   }
@@ -57,29 +58,25 @@ void evaluate(const EvaluateFlags& flags) {
       *test.batches,
       bsconv::train::EvaluateOptions()
           .device(device)
-          .alpha(checkpoint.options.alpha())
-          .precision(precision_of(flags, checkpoint.options))
+          .alpha(trained.options.alpha())
+          .precision(precision_of(flags, trained.options))
           .channels_last(flags.channels_last)
           .workers(flags.workers),
       {std::make_shared<bsconv::train::Progress>(std::cout)});
-  std::cout << checkpoint.info.architecture << ", epoch " << checkpoint.epoch
-            << (flags.averaged && !checkpoint.ema.is_empty() ? ", averaged weights" : "") << ", on "
-            << sums.examples << " test images of " << dataset_name << ": " << to_string(sums.mean())
-            << '\n';
+  std::cout << info.architecture << ", epoch " << trained.epoch
+            << (trained.averaged ? ", averaged weights" : "") << ", on " << sums.examples
+            << " test images of " << dataset_name << ": " << to_string(sums.mean()) << '\n';
   report_broken_images(std::cout, {&test});
 }
 
 }  // namespace
 
 void add_evaluate_command(CLI::App& app) {
-  auto* command = app.add_subcommand("evaluate", "Test a checkpoint on the test images");
+  auto* command = app.add_subcommand("evaluate", "Test a trained model on the test images");
   const auto flags = std::make_shared<EvaluateFlags>();
-  command
-      ->add_option("--checkpoint", flags->checkpoint,
-                   "Checkpoint, or a run's folder for its best one")
-      ->required();
+  add_trained_model_flags(*command, flags->trained);
   command->add_option("--data-root", flags->data_root, "Directory of the data set's files");
-  command->add_option("--dataset", flags->dataset, "Data set; default: the checkpoint's")
+  command->add_option("--dataset", flags->dataset, "Data set; default: that it was trained on")
       ->check(CLI::IsMember(dataset_names()));
   command->add_option("--device", flags->device, "cpu, cuda or cuda:N")->capture_default_str();
   command->add_option("--batch-size", flags->batch_size, "Images in a batch")

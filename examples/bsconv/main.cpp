@@ -41,6 +41,7 @@ int main(int argc, char** argv) {
   bsconv_program::add_evaluate_command(app);
   bsconv_program::add_plot_command(app);
   bsconv_program::add_predict_command(app);
+  bsconv_program::add_package_command(app);
   bsconv_program::add_inspect_command(app);
   bsconv_program::add_convert_command(app);
   bsconv_program::add_analyze_command(app);

@@ -11,36 +11,35 @@
 
 #include "commands.hpp"
 #include "common.hpp"
+#include "trained_model.hpp"
 
 namespace bsconv_program {
 namespace {
 
 struct PredictFlags {
   std::vector<std::filesystem::path> images;
-  std::filesystem::path checkpoint;
+  TrainedModelFlags trained;
   std::string device = "cpu";
   int64_t top = 5;
 };
 
 void predict(const PredictFlags& flags) {
   const auto device = parse_device(flags.device);
-  const auto path = in_directory(flags.checkpoint, "best.safetensors");
-  const auto checkpoint = bsconv::train::load_checkpoint(path);
-  auto model = load_model(checkpoint, device);
-  const int64_t size = input_size(checkpoint.info.architecture);
-  const int64_t top = std::min(flags.top, checkpoint.info.num_classes());
+  auto trained = load_trained_model(flags.trained, device);
+  const int64_t size = input_size(trained.info.architecture);
+  const int64_t top = std::min(flags.top, trained.info.num_classes());
   const torch::NoGradGuard no_grad;
   for (const auto& file : flags.images) {
     const auto image =
         bsconv::data::resize_image(bsconv::data::read_image(file).unsqueeze(0), size, size);
-    const auto logits = model->forward(image.to(device, torch::kFloat).div_(255));
+    const auto logits = trained.model->forward(image.to(device, torch::kFloat).div_(255));
     const auto [values, classes] = logits.softmax(1).squeeze(0).cpu().topk(top);
     std::cout << file.native() << '\n';
     for (int64_t rank = 0; rank < top; ++rank) {
       const auto label = static_cast<std::size_t>(classes[rank].item<int64_t>());
       std::cout << "  " << std::fixed << std::setprecision(2) << std::setw(6)
-                << 100 * values[rank].item<double>() << " %  "
-                << checkpoint.info.class_names.at(label) << '\n';
+                << 100 * values[rank].item<double>() << " %  " << trained.info.class_names.at(label)
+                << '\n';
     }
   }
 }
@@ -51,10 +50,7 @@ void add_predict_command(CLI::App& app) {
   auto* command = app.add_subcommand("predict", "Name what PNG, JPEG or PPM images show");
   const auto flags = std::make_shared<PredictFlags>();
   command->add_option("images", flags->images, "Image files")->required();
-  command
-      ->add_option("--checkpoint", flags->checkpoint,
-                   "Checkpoint, or a run's folder for its best one")
-      ->required();
+  add_trained_model_flags(*command, flags->trained);
   command->add_option("--top", flags->top, "How many classes to print for each image")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 // What a replacement would cost a trained model, and doing it.
+#include <bsconv/pretrained/classifier.hpp>
 #include <bsconv/replace.hpp>
 #include <bsconv/train/checkpoint.hpp>
 #include <bsconv/weights.hpp>
@@ -24,13 +25,13 @@ namespace bsconv_program {
 namespace {
 
 // A trained model: a run's checkpoint, or a name with a weight file.
-struct TrainedModelArguments {
+struct LoadedModelArguments {
   std::string name;
   std::filesystem::path weights;
   std::filesystem::path checkpoint;
 };
 
-void add_trained_model(CLI::App& command, TrainedModelArguments& arguments) {
+void add_trained_model(CLI::App& command, LoadedModelArguments& arguments) {
   command.add_option("name", arguments.name, "The model, such as cifar_resnet20");
   command.add_option("--weights", arguments.weights, "Its weights: a safetensors or PyTorch file");
   command.add_option("--checkpoint", arguments.checkpoint,
@@ -38,7 +39,7 @@ void add_trained_model(CLI::App& command, TrainedModelArguments& arguments) {
                      "of name and weights");
 }
 
-struct TrainedModel {
+struct LoadedModel {
   std::string name;
   bsconv::Layer model{nullptr};
   int64_t classes = 0;
@@ -46,12 +47,12 @@ struct TrainedModel {
   std::string dataset;
 };
 
-TrainedModel load(const TrainedModelArguments& arguments) {
+LoadedModel load(const LoadedModelArguments& arguments) {
   const bool from_run = !arguments.checkpoint.empty();
   if (from_run == !arguments.weights.empty() || from_run == !arguments.name.empty()) {
     throw UsageError("give either a model's name and --weights, or --checkpoint");
   }
-  TrainedModel loaded;
+  LoadedModel loaded;
   if (from_run) {
     const auto path = in_directory(arguments.checkpoint, "best.safetensors");
     const auto checkpoint = bsconv::train::load_checkpoint(path);
@@ -61,9 +62,9 @@ TrainedModel load(const TrainedModelArguments& arguments) {
     loaded.model = load_model(checkpoint, torch::kCPU);
     return loaded;
   }
-  const auto file = bsconv::weights::load_weights(arguments.weights);
+  const auto file = load_model_weights(arguments.weights);
   loaded.name = arguments.name;
-  loaded.classes = classes_of(file.tensors, arguments.weights.native());
+  loaded.classes = bsconv::num_classes_of(file.tensors, arguments.weights.native());
   loaded.model = make_model(loaded.name, loaded.classes, 3);
   bsconv::weights::load_state_dict(*loaded.model, file.tensors);
   loaded.model->eval();
@@ -71,7 +72,7 @@ TrainedModel load(const TrainedModelArguments& arguments) {
 }
 
 struct AnalyzeArguments {
-  TrainedModelArguments trained;
+  LoadedModelArguments trained;
   std::string format = "table";
   std::filesystem::path out;
 };
@@ -91,7 +92,7 @@ void analyze(const AnalyzeArguments& arguments) {
 }
 
 struct ReplaceArguments {
-  TrainedModelArguments trained;
+  LoadedModelArguments trained;
   std::string variant;
   std::string initialization = "svd";
   std::string dataset;
@@ -103,7 +104,7 @@ struct ReplaceArguments {
   std::filesystem::path out;
 };
 
-// Training images in random order, without augmentation.
+// Training images in random order, augmented: batch normalizations have learnt from no others.
 std::vector<torch::Tensor> calibration_batches(const ReplaceArguments& arguments,
                                                const std::string& dataset, int64_t classes,
                                                int64_t side) {
@@ -111,7 +112,6 @@ std::vector<torch::Tensor> calibration_batches(const ReplaceArguments& arguments
   request.dataset = dataset;
   request.root = arguments.data_root;
   request.side = side;
-  request.augmented = false;
   const auto images = open_training_images(request);
   const auto found = static_cast<int64_t>(images.class_names.size());
   TORCH_CHECK(found == classes, "the model has ", classes, " classes, ", dataset, " has ", found);
@@ -127,7 +127,7 @@ std::vector<torch::Tensor> calibration_batches(const ReplaceArguments& arguments
 
 template <class Options>
 Options with_arguments(Options options, const ReplaceArguments& arguments,
-                       const TrainedModel& loaded) {
+                       const LoadedModel& loaded) {
   options.terms(arguments.terms)
       .explained_variance(arguments.explained_variance)
       .min_explained_variance(arguments.min_explained_variance);
@@ -146,7 +146,7 @@ Options with_arguments(Options options, const ReplaceArguments& arguments,
                                                       input_size(loaded.name))});
 }
 
-bsconv::ReplacementReport replace_layers(TrainedModel& loaded, const bsconv::ModelName& name,
+bsconv::ReplacementReport replace_layers(LoadedModel& loaded, const bsconv::ModelName& name,
                                          const ReplaceArguments& arguments) {
   if (name.variant == bsconv::ModelVariant::bsconvu) {
     return bsconv::replace_with_bsconv_u(

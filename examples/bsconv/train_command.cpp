@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
+#include <bsconv/pretrained/classifier.hpp>
 #include <bsconv/profile.hpp>
 #include <bsconv/train.hpp>
 #include <bsconv/version.hpp>
+#include <bsconv/weights/state_dict.hpp>
 #include <bsconv/zoo.hpp>
 
 #include <filesystem>
@@ -15,6 +17,7 @@
 #include "common.hpp"
 #include "data_sets.hpp"
 #include "processes.hpp"
+#include "record_steps.hpp"
 #include "run_folder.hpp"
 #include "train_plan.hpp"
 #include "train_settings.hpp"
@@ -64,6 +67,23 @@ std::string describe_result(const bsconv::train::FitResult& result, const TrainS
   return text.str();
 }
 
+/// Copies the weights of a file into a new model. The classifier keeps its random weights if the
+/// file's has another number of classes. Returns a line that says what was done.
+std::string start_from(bsconv::Layer& model, int64_t num_classes,
+                       const std::filesystem::path& from) {
+  const auto path = in_directory(from, "best.safetensors");
+  auto weights = load_model_weights(path).tensors;
+  const auto classes = bsconv::num_classes_of(weights, path.native());
+  std::string line = "started from the weights of '" + path.native() + "'";
+  if (classes != num_classes) {
+    bsconv::keep_classifier(*model, weights);
+    line += ", the classifier from random ones: it was for " + std::to_string(classes) +
+            " classes, the data set has " + std::to_string(num_classes);
+  }
+  bsconv::weights::load_state_dict(*model, weights);
+  return line + "\n";
+}
+
 void train(const TrainFlags& flags) {
   std::optional<Checkpoint> checkpoint;
   const auto resumed = in_directory(flags.resume, "last.safetensors");
@@ -99,6 +119,8 @@ void train(const TrainFlags& flags) {
 
   torch::manual_seed(options.seed());
   auto model = make_model(info.architecture, info.num_classes(), info.in_channels);
+  const std::string start =
+      flags.weights.empty() ? "" : start_from(model, info.num_classes(), flags.weights);
   const std::string profile =
       to_table(bsconv::profile(model, torch::zeros({1, info.in_channels, side, side}))) + "\n";
 
@@ -107,8 +129,10 @@ void train(const TrainFlags& flags) {
   if (checkpoint) {
     trainer.resume(*checkpoint, resumed);
   }
+  const bool recorded = shard.count == 1 && record_steps(trainer);
   if (flags.dry_run) {
-    std::cout << header << profile << describe_plan(trainer, *training.batches, *test.batches);
+    std::cout << header << profile << start
+              << describe_plan(trainer, *training.batches, *test.batches);
     return;
   }
   const auto processes = meet_processes(settings, flags.process_timeout);
@@ -126,7 +150,10 @@ void train(const TrainFlags& flags) {
     folder.emplace(settings);
     folder->observe(trainer);
   }
-  print(header + profile);
+  print(header + profile + start);
+  if (recorded) {
+    print("steps are recorded as a CUDA graph\n");
+  }
   if (shard.count > 1) {
     print(std::to_string(shard.count) + " processes train together\n");
   }

@@ -203,9 +203,15 @@ void add_train_flags(CLI::App& command, TrainFlags& flags) {
                      "TOML file of settings, named as the flags with _ for -; flags win over it");
   command.add_option("--out", flags.out,
                      "Folder for checkpoints, metrics and logs; default: a new one in runs/");
-  command.add_option("--resume", flags.resume,
-                     "Run folder or checkpoint to go on from, with its settings where no flag "
-                     "says otherwise; a folder also knows data root, workers and device");
+  auto* resume =
+      command.add_option("--resume", flags.resume,
+                         "Run folder or checkpoint to go on from, with its settings where no flag "
+                         "says otherwise; a folder also knows data root, workers and device");
+  command
+      .add_option("--weights", flags.weights,
+                  "Weights to start from: a safetensors or PyTorch file, or a run's folder for its "
+                  "best checkpoint; a classifier of another number of classes starts anew")
+      ->excludes(resume);
   command.add_flag("--dry-run", flags.dry_run,
                    "Only print the model's profile, sizes, steps and the expected time");
   command

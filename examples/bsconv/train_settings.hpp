@@ -44,6 +44,7 @@ struct TrainFlags {
   std::filesystem::path config;
   std::filesystem::path out;
   std::filesystem::path resume;
+  std::filesystem::path weights;
   bool dry_run = false;
   /// How long to wait for other processes, in seconds.
   int64_t process_timeout = 600;

@@ -19,7 +19,7 @@ elseif(WAY STREQUAL "add_subdirectory")
   list(APPEND arguments "-DBSCONV_SOURCE=${SOURCE}")
 else()
   run("${CMAKE_COMMAND}" -E chdir "${SOURCE}" "${CMAKE_COMMAND}" -E tar czf
-      "${WORK}/bsconv.tar.gz" CMakeLists.txt cmake include LICENSE)
+      "${WORK}/bsconv.tar.gz" CMakeLists.txt cmake include models LICENSE)
   list(APPEND arguments "-DBSCONV_ARCHIVE=${WORK}/bsconv.tar.gz")
 endif()
 run("${CMAKE_COMMAND}" -S "${CMAKE_CURRENT_LIST_DIR}/${WAY}" -B "${WORK}/build" ${arguments})

@@ -13,7 +13,9 @@
 #include <bsconv/export.hpp>
 #include <bsconv/infer.hpp>
 #include <bsconv/plot.hpp>
+#include <bsconv/pretrained.hpp>
 #include <bsconv/profile/json.hpp>
 #include <bsconv/train.hpp>
 #include <bsconv/train/settings_file.hpp>
+#include <bsconv/util/file_digest.hpp>
 #include <bsconv/weights.hpp>

@@ -26,7 +26,7 @@
 #include <bsconv/data/dataset.hpp>
 #include <bsconv/data/file_dataset.hpp>
 #include <bsconv/data/matlab.hpp>
-#include <bsconv/data/md5.hpp>
+#include <bsconv/util/file_digest.hpp>
 
 // This header needs libarchive, matio and OpenSSL's libcrypto, so it is not part of
 // <bsconv/data.hpp>.

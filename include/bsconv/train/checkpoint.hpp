@@ -4,6 +4,7 @@
 #include <array>
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -56,12 +57,18 @@ inline void save_checkpoint(const std::filesystem::path& path, const Checkpoint&
                              {"state", detail::to_json(checkpoint).dump()}});
 }
 
+/// Whether the safetensors file with this `metadata` is one that `save_checkpoint` wrote.
+inline bool is_checkpoint(const std::map<std::string, std::string>& metadata) {
+  const auto format = metadata.find("format");
+  return format != metadata.end() && format->second == detail::checkpoint_format;
+}
+
 /// Reads what `save_checkpoint` wrote. Throws `c10::Error` with the path if the file is damaged,
 /// is no checkpoint, or is of another version.
 inline Checkpoint load_checkpoint(const std::filesystem::path& path) {
   auto file = weights::load_safetensors(path);
   const std::string origin = "checkpoint '" + path.native() + "'";
-  TORCH_CHECK(file.metadata["format"] == detail::checkpoint_format, origin,
+  TORCH_CHECK(is_checkpoint(file.metadata), origin,
               " is a safetensors file, but not a bsconv checkpoint");
   TORCH_CHECK(file.metadata["version"] == std::to_string(detail::checkpoint_version), origin,
               " has version '", file.metadata["version"], "'; this program reads version ",

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
-// A user's program of two files that links LibTorch and the components onnx and kernels.
+// A user's program of two files that links LibTorch and the components onnx, kernels and
+// pretrained.
 #include <torch/torch.h>
 #include <bsconv/bsconv.hpp>
 #include <bsconv/export.hpp>
+#include <bsconv/pretrained.hpp>
 
 #include <cstdio>
 
@@ -14,5 +16,7 @@ int main() {
   bsconv::export_onnx(model, torch::zeros({1, 3, 8, 8}), "consumer.onnx");
   const bool right = bsconv::onnx::load_onnx("consumer.onnx").nodes.size() == 2;
   std::remove("consumer.onnx");
-  return right && runs_fast() ? 0 : 1;
+  auto trained = bsconv::create_model("cifar_resnet20_bsconvu.digits", bsconv::Pretrained());
+  const bool ten = trained->forward(torch::zeros({1, 3, 32, 32})).size(1) == 10;
+  return right && ten && runs_fast() ? 0 : 1;
 }

@@ -10,22 +10,23 @@
 #include <string>
 #include <vector>
 
+#include <c10/util/Exception.h>
 #include <openssl/evp.h>
-#include <torch/types.h>
 
-// This header needs OpenSSL's libcrypto, so it is not part of <bsconv/data.hpp>.
+// This header needs OpenSSL's libcrypto.
 
-namespace bsconv::data {
+namespace bsconv {
 
-/// The MD5 sum of a file in lower-case hexadecimal digits. Throws `c10::Error` with the path if it
-/// cannot be read.
-inline std::string md5_of_file(const std::filesystem::path& path) {
+namespace detail {
+
+/// The digest of a file by an algorithm of OpenSSL, in lower-case hexadecimal digits.
+inline std::string file_digest(const std::filesystem::path& path, const EVP_MD* algorithm) {
   struct Free {
     void operator()(EVP_MD_CTX* context) const { EVP_MD_CTX_free(context); }
   };
   const std::unique_ptr<EVP_MD_CTX, Free> context(EVP_MD_CTX_new());
-  TORCH_CHECK(context != nullptr && EVP_DigestInit_ex(context.get(), EVP_md5(), nullptr) == 1,
-              "this OpenSSL has no MD5");
+  TORCH_CHECK(context != nullptr && EVP_DigestInit_ex(context.get(), algorithm, nullptr) == 1,
+              "this OpenSSL lacks a digest, so '", path.native(), "' cannot be checked");
   std::ifstream file(path, std::ios::binary);
   TORCH_CHECK(file.is_open(), "cannot open '", path.native(), "'");
   std::vector<char> block(std::size_t{1} << 20U);
@@ -46,4 +47,18 @@ inline std::string md5_of_file(const std::filesystem::path& path) {
   return result;
 }
 
-}  // namespace bsconv::data
+}  // namespace detail
+
+/// The MD5 sum of a file in lower-case hexadecimal digits. Throws `c10::Error` with the path if it
+/// cannot be read.
+inline std::string md5_of_file(const std::filesystem::path& path) {
+  return detail::file_digest(path, EVP_md5());
+}
+
+/// The SHA-256 sum of a file in lower-case hexadecimal digits. Throws `c10::Error` with the path if
+/// it cannot be read.
+inline std::string sha256_of_file(const std::filesystem::path& path) {
+  return detail::file_digest(path, EVP_sha256());
+}
+
+}  // namespace bsconv

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: BSD-3-Clause-Clear
+// Makes a trained model of a run: weights, card, the epochs' table, and its line among the results.
+#include <bsconv/plot/csv_table.hpp>
+#include <bsconv/pretrained.hpp>
+#include <bsconv/profile.hpp>
+#include <bsconv/train/checkpoint.hpp>
+#include <bsconv/train/metrics.hpp>
+#include <bsconv/train/settings.hpp>
+#include <bsconv/version.hpp>
+#include <bsconv/weights.hpp>
+#include <bsconv/zoo.hpp>
+
+#include <cstdint>
+#include <filesystem>
+#include <fstream>
+#include <iostream>
+#include <memory>
+#include <sstream>
+#include <string>
+#include <type_traits>
+
+#include "commands.hpp"
+#include "common.hpp"
+
+namespace bsconv_program {
+namespace {
+
+struct PackageFlags {
+  std::filesystem::path checkpoint;
+  std::string tag;
+  std::filesystem::path out;
+  std::filesystem::path results;
+  std::string hardware;
+  std::string commit;
+};
+
+/// The name of this machine's processor, or nothing where the system doesn't tell it.
+std::string processor_name() {
+  std::ifstream file("/proc/cpuinfo");
+  for (std::string line; std::getline(file, line);) {
+    if (line.rfind("model name", 0) == 0) {
+      return line.substr(line.find(':') + 2);
+    }
+  }
+  return "";
+}
+
+bsconv::ModelCard make_card(const bsconv::train::Checkpoint& checkpoint,
+                            const PackageFlags& flags) {
+  const auto& info = checkpoint.info;
+  bsconv::ModelCard card;
+  card.name = info.architecture + "." + (flags.tag.empty() ? info.dataset : flags.tag);
+  card.architecture = info.architecture;
+  card.dataset = info.dataset;
+  card.class_names = info.class_names;
+  card.input_size = input_size(info.architecture);
+  card.in_channels = info.in_channels;
+  card.settings = info.settings;
+  bsconv::train::visit_settings(
+      checkpoint.options, [&card](const char* name, const auto& value, const char*) {
+        if constexpr (!std::is_same_v<std::decay_t<decltype(value)>, std::string>) {
+          card.settings[name] = bsconv::train::detail::value_text(value);
+        } else {
+          card.settings[name] = value;
+        }
+      });
+  card.epoch = checkpoint.epoch;
+  const auto& test = checkpoint.history.back().test;
+  card.top1 = 100 * test.accuracy;
+  card.top5 = 100 * test.accuracy_top5;
+  card.hardware = flags.hardware.empty() ? processor_name() : flags.hardware;
+  card.version = bsconv::version;
+  if (!flags.commit.empty()) {
+    card.version += " (" + flags.commit + ")";
+  }
+  auto model = make_model(info.architecture, info.num_classes(), info.in_channels);
+  const auto profile =
+      bsconv::profile(model, torch::zeros({1, info.in_channels, card.input_size, card.input_size}));
+  card.parameters = profile.parameters();
+  card.flops = profile.flops();
+  return card;
+}
+
+/// Writes what was reached beside what was published. Returns how many lines there are of it.
+int64_t enter_result(const std::filesystem::path& path, const bsconv::ModelCard& card) {
+  auto table = bsconv::plot::CsvTable::read(path);
+  const auto datasets = table.texts("dataset");
+  const auto models = table.texts("model");
+  int64_t lines = 0;
+  for (std::size_t row = 0; row < table.size(); ++row) {
+    if (datasets[row] == card.dataset && models[row] == card.architecture) {
+      std::ostringstream accuracy;
+      accuracy << card.top1;
+      table.set(row, "our_top1", accuracy.str());
+      table.set(row, "our_model", card.name);
+      table.set(row, "our_seed", card.settings.at("seed"));
+      table.set(row, "our_epochs", std::to_string(card.epoch));
+      table.set(row, "our_hardware", card.hardware);
+      table.set(row, "our_version", card.version);
+      ++lines;
+    }
+  }
+  TORCH_CHECK(lines > 0, "'", path.native(), "' has no line of ", card.architecture, " on ",
+              card.dataset);
+  bsconv::weights::write_text_file(path, table.to_text());
+  return lines;
+}
+
+void package(const PackageFlags& flags) {
+  const auto path = in_directory(flags.checkpoint, "last.safetensors");
+  const auto checkpoint = bsconv::train::load_checkpoint(path);
+  TORCH_CHECK(!checkpoint.info.architecture.empty() && checkpoint.step == 0 &&
+                  !checkpoint.history.empty() && checkpoint.history.back().test.accuracy >= 0,
+              "'", path.native(),
+              "' was not written after an epoch with a test: nothing tells how good it is");
+  auto card = make_card(checkpoint, flags);
+  const auto base = flags.out / card.name;
+  card.weights = card.name + ".safetensors";
+  bsconv::weights::save_weights(base.native() + ".safetensors", checkpoint.inference_model(),
+                                {{"architecture", card.architecture}, {"name", card.name}});
+  card.sha256 = bsconv::sha256_of_file(base.native() + ".safetensors");
+  bsconv::train::write_csv(base.native() + ".csv", checkpoint.history);
+  bsconv::write_model_card(base.native() + ".json", card);
+  std::cout << card.name << ": " << card.top1 << " % on " << card.dataset << " after epoch "
+            << card.epoch << ", in '" << flags.out.native() << "'\n";
+  if (!flags.results.empty()) {
+    std::cout << enter_result(flags.results, card) << " lines of '" << flags.results.native()
+              << "' changed\n";
+  }
+}
+
+}  // namespace
+
+void add_package_command(CLI::App& app) {
+  auto* command =
+      app.add_subcommand("package", "Make a trained model of a run: weights, card and epochs");
+  const auto flags = std::make_shared<PackageFlags>();
+  command
+      ->add_option("--checkpoint", flags->checkpoint,
+                   "Checkpoint, or a run's folder for its last one")
+      ->required();
+  command->add_option("--out", flags->out, "The folder of trained models")
+      ->required()
+      ->check(CLI::ExistingDirectory);
+  command->add_option("--tag", flags->tag,
+                      "What comes behind the model's name and a dot; default: the data set");
+  command
+      ->add_option("--results", flags->results,
+                   "A CSV of published results that the accuracy is entered into; for trainings "
+                   "by the published recipe")
+      ->check(CLI::ExistingFile);
+  command->add_option("--hardware", flags->hardware,
+                      "What it was trained on; default: this machine's processor");
+  command->add_option("--commit", flags->commit, "The commit it was trained with");
+  command->callback([flags] { package(*flags); });
+}
+
+}  // namespace bsconv_program

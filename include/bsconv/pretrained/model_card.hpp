@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: BSD-3-Clause-Clear
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <string>
+#include <vector>
+
+#include <c10/util/Exception.h>
+#include <nlohmann/json.hpp>
+
+#include <bsconv/weights/atomic_file.hpp>
+
+namespace bsconv {
+
+/// What there is to know about a trained model: a JSON file beside its weights.
+struct ModelCard {
+  /// The model's name, a dot and what it was trained on and how: "cifar_resnet20_bsconvu.cifar100".
+  std::string name;
+  /// The name that `create_model` takes.
+  std::string architecture;
+  /// The data set that it was trained and tested on.
+  std::string dataset;
+  /// The classes' names in the order of the logits.
+  std::vector<std::string> class_names;
+  /// Side of the square images `[N, in_channels, side, side]` it was trained on, from 0 to 1.
+  int64_t input_size = 0;
+  /// Channels of its images.
+  int64_t in_channels = 3;
+  /// The settings of the training program, the seed among them.
+  std::map<std::string, std::string> settings = {};
+  /// The epoch, of `settings`' epochs, whose weights these are.
+  int64_t epoch = 0;
+  /// Accuracy on all test images in percent, as the training printed it.
+  double top1 = 0;
+  /// Share of test images in percent whose class is among the five highest logits.
+  double top5 = 0;
+  /// How many parameters it has.
+  int64_t parameters = 0;
+  /// Multiply-adds of one image, by the reference's convention (`FlopConvention::reference`).
+  int64_t flops = 0;
+  /// What it was trained on, in words.
+  std::string hardware;
+  /// The version of this library it was trained with; a commit between releases.
+  std::string version;
+  /// The file of its weights, beside the card.
+  std::string weights;
+  /// The SHA-256 sum of that file.
+  std::string sha256;
+};
+
+namespace detail {
+
+/// Calls `visit(key, member)` for all that a card's file holds.
+template <class Card, class Visitor>
+void visit_card(Card& card, Visitor&& visit) {
+  visit("name", card.name);
+  visit("architecture", card.architecture);
+  visit("dataset", card.dataset);
+  visit("top1", card.top1);
+  visit("top5", card.top5);
+  visit("parameters", card.parameters);
+  visit("flops", card.flops);
+  visit("input_size", card.input_size);
+  visit("in_channels", card.in_channels);
+  visit("epoch", card.epoch);
+  visit("hardware", card.hardware);
+  visit("version", card.version);
+  visit("weights", card.weights);
+  visit("sha256", card.sha256);
+  visit("settings", card.settings);
+  visit("class_names", card.class_names);
+}
+
+}  // namespace detail
+
+/// Reads a card. Throws `c10::Error` with the path, and the key where there is one, if it can't be
+/// read, is no JSON, lacks something, or names a file of weights outside its folder.
+inline ModelCard read_model_card(const std::filesystem::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  TORCH_CHECK(file, "model card '", path.native(), "' cannot be read");
+  ModelCard card;
+  const char* where = nullptr;
+  try {
+    const auto json = nlohmann::json::parse(file);
+    detail::visit_card(card, [&](const char* key, auto& member) {
+      where = key;
+      json.at(key).get_to(member);
+    });
+  } catch (const nlohmann::json::exception& error) {
+    TORCH_CHECK(false, "model card '", path.native(), "'", where != nullptr ? ", key '" : "",
+                where != nullptr ? where : "", where != nullptr ? "'" : "", ": ", error.what());
+  }
+  const std::filesystem::path weights = card.weights;
+  TORCH_CHECK(!weights.empty() && weights == weights.filename() && weights != "..", "model card '",
+              path.native(), "': weights must name a file beside it, got '", card.weights, "'");
+  return card;
+}
+
+/// Writes a card, complete or not at all. Throws `c10::Error` with the path and the reason.
+inline void write_model_card(const std::filesystem::path& path, const ModelCard& card) {
+  nlohmann::ordered_json json;
+  detail::visit_card(card, [&](const char* key, const auto& member) { json[key] = member; });
+  weights::write_text_file(path, json.dump(2) + "\n");
+}
+
+}  // namespace bsconv
