@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 #pragma once
 
+#include <ATen/cuda/CUDAEvent.h>
 #include <ATen/cuda/CUDAGraph.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
@@ -105,6 +106,7 @@ class CudaRuntime : public gpu::Runtime {
 
   void launch(gpu::Kernel kernel, const gpu::Grid& grid,
               const std::vector<const void*>& arguments) override {
+    const c10::cuda::CUDAGuard guard(device_);
     const auto size = [](int64_t count) { return static_cast<unsigned int>(count); };
     std::vector<void*> pointers;
     pointers.reserve(arguments.size());
@@ -183,9 +185,17 @@ class CudaRuntime : public gpu::Runtime {
     }
 
     torch::Tensor replay(const torch::Tensor& input) override {
+      const c10::cuda::CUDAGuard guard(input.device());
+      const auto stream = c10::cuda::getCurrentCUDAStream(input.device().index());
+      // The run before this one may be on another stream.
+      if (done_.isCreated()) {
+        done_.block(stream);
+      }
       input_.copy_(input, /*non_blocking=*/true);
       graph_.replay();
-      return output_;
+      auto result = output_.clone();
+      done_.record(stream);
+      return result;
     }
 
    private:
@@ -200,6 +210,7 @@ class CudaRuntime : public gpu::Runtime {
     torch::Tensor input_;
     torch::Tensor output_;
     at::cuda::CUDAGraph graph_;
+    at::cuda::CUDAEvent done_;
   };
 
   torch::Device device_;

@@ -39,8 +39,7 @@ class Plan : public infer::Executable {
 
   torch::Tensor run(const torch::Tensor& input) const override {
     const std::lock_guard lock(mutex_);
-    // The recording's result is overwritten by the next call.
-    return recording_ == nullptr ? run_steps(input) : recording_->replay(input).clone();
+    return recording_ == nullptr ? run_steps(input) : recording_->replay(input);
   }
 
   std::vector<double> time_steps(const torch::Tensor& input, int64_t) const override {
@@ -83,7 +82,13 @@ class Plan : public infer::Executable {
   }
 
   double tolerance() const override {
-    return dtype_ == torch::kFloat ? 1e-3 : dtype_ == torch::kHalf ? 2e-2 : 1e-1;
+    if (dtype_ == torch::kFloat) {
+      // Where cuDNN may round to 10 bits, LibTorch's results do so too.
+      const bool exact = compiler_->runtime().device().is_cpu() ||
+                         !at::globalContext().allowTF32CuDNN(at::Float32Op::CONV);
+      return exact ? 1e-3 : 2e-2;
+    }
+    return dtype_ == torch::kHalf ? 2e-2 : 1e-1;
   }
 
   /// Writes down the launches of a run, where that is possible.

@@ -38,7 +38,7 @@ class Recording {
   virtual ~Recording() = default;
 
   /// Runs it on `input`, which has the shape of the one it was recorded with. Waits for no result;
-  /// what it returns is valid until the next call.
+  /// what it returns is the caller's own. One thread at a time, on any stream.
   virtual torch::Tensor replay(const torch::Tensor& input) = 0;
 };
 
