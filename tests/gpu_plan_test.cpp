@@ -10,6 +10,7 @@
 
 #include "support/golden.hpp"
 #include "support/host_gpu.hpp"
+#include "support/layers.hpp"
 
 namespace gpu_plan_test {
 namespace {
@@ -43,17 +44,10 @@ void expect_near(const torch::Tensor& got, const torch::Tensor& expected, double
             tolerance * expected.abs().mean().item<double>());
 }
 
-// Statistics that fit the weights, without which results leave the range of halves.
 bsconv::Layer adapted(const std::string& name, const torch::Tensor& images) {
   torch::manual_seed(4);
   auto model = bsconv::create_model(name, bsconv::ModelOptions().num_classes(10));
-  bsconv::for_each_module(*model, [](torch::nn::Module& module, const std::string&) {
-    if (auto* bn = dynamic_cast<torch::nn::BatchNorm2dImpl*>(&module)) {
-      bn->options.momentum(1.0);
-    }
-  });
-  model->forward(images);
-  model->eval();
+  bsconv_test::adapt(model, images);
   return model;
 }
 

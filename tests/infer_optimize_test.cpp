@@ -9,28 +9,18 @@
 #include <thread>
 
 #include "support/golden.hpp"
+#include "support/layers.hpp"
 
 namespace infer_optimize_test {
 namespace {
 
+using bsconv_test::adapt;
 using testing::HasSubstr;
 
 // Weights and statistics like those of a trained model.
 template <class Model>
 void settle(Model& model, uint64_t seed = 2) {
   bsconv_test::fill(*model, seed);
-  model->eval();
-}
-
-// Statistics that fit the weights, without which deep models' results leave the range of floats.
-void adapt(bsconv::Layer& model, const torch::Tensor& images) {
-  bsconv::for_each_module(*model, [](torch::nn::Module& module, const std::string&) {
-    if (auto* bn = dynamic_cast<torch::nn::BatchNorm2dImpl*>(&module)) {
-      bn->options.momentum(1.0);
-    }
-  });
-  model->train();
-  model->forward(images);
   model->eval();
 }
 

@@ -77,19 +77,6 @@ bsconv::weights::WeightFile load_model_weights(const std::filesystem::path& path
   return file;
 }
 
-bsconv::Layer load_model(const bsconv::train::Checkpoint& checkpoint, torch::Device device,
-                         bool averaged) {
-  auto model = bsconv::create_model(checkpoint.info.architecture,
-                                    bsconv::ModelOptions()
-                                        .num_classes(checkpoint.info.num_classes())
-                                        .in_channels(checkpoint.info.in_channels));
-  bsconv::weights::load_state_dict(*model,
-                                   averaged ? checkpoint.inference_model() : checkpoint.model);
-  model->to(device);
-  model->eval();
-  return model;
-}
-
 std::filesystem::path in_directory(const std::filesystem::path& path, const char* file_name) {
   std::error_code error;
   return std::filesystem::is_directory(path, error) ? path / file_name : path;

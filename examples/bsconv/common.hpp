@@ -44,11 +44,6 @@ int64_t input_size(const std::string& architecture);
 bsconv::weights::WeightFile load_model_weights(const std::filesystem::path& path,
                                                const std::string& key = "");
 
-/// The model of a checkpoint with its weights, their moving average if `averaged` and there is one,
-/// on `device`, in evaluation mode.
-bsconv::Layer load_model(const bsconv::train::Checkpoint& checkpoint, torch::Device device,
-                         bool averaged = true);
-
 /// `path` itself, or its `file_name` if it is a directory.
 std::filesystem::path in_directory(const std::filesystem::path& path, const char* file_name);
 

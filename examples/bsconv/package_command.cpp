@@ -17,7 +17,6 @@
 #include <memory>
 #include <sstream>
 #include <string>
-#include <type_traits>
 
 #include "commands.hpp"
 #include "common.hpp"
@@ -56,14 +55,10 @@ bsconv::ModelCard make_card(const bsconv::train::Checkpoint& checkpoint,
   card.input_size = input_size(info.architecture);
   card.in_channels = info.in_channels;
   card.settings = info.settings;
-  bsconv::train::visit_settings(
-      checkpoint.options, [&card](const char* name, const auto& value, const char*) {
-        if constexpr (!std::is_same_v<std::decay_t<decltype(value)>, std::string>) {
-          card.settings[name] = bsconv::train::detail::value_text(value);
-        } else {
-          card.settings[name] = value;
-        }
-      });
+  bsconv::train::visit_settings(checkpoint.options,
+                                [&card](const char* name, const auto& value, const char*) {
+                                  card.settings[name] = bsconv::train::detail::value_text(value);
+                                });
   card.epoch = checkpoint.epoch;
   const auto& test = checkpoint.history.back().test;
   card.top1 = 100 * test.accuracy;

@@ -2,7 +2,6 @@
 // What a replacement would cost a trained model, and doing it.
 #include <bsconv/pretrained/classifier.hpp>
 #include <bsconv/replace.hpp>
-#include <bsconv/train/checkpoint.hpp>
 #include <bsconv/weights.hpp>
 #include <bsconv/weights/atomic_file.hpp>
 #include <bsconv/zoo.hpp>
@@ -19,6 +18,7 @@
 #include "commands.hpp"
 #include "common.hpp"
 #include "data_sets.hpp"
+#include "trained_model.hpp"
 
 namespace bsconv_program {
 
@@ -54,12 +54,11 @@ LoadedModel load(const LoadedModelArguments& arguments) {
   }
   LoadedModel loaded;
   if (from_run) {
-    const auto path = in_directory(arguments.checkpoint, "best.safetensors");
-    const auto checkpoint = bsconv::train::load_checkpoint(path);
-    loaded.name = checkpoint.info.architecture;
-    loaded.classes = checkpoint.info.num_classes();
-    loaded.dataset = checkpoint.info.dataset;
-    loaded.model = load_model(checkpoint, torch::kCPU);
+    const auto trained = load_trained_model({arguments.checkpoint, ""}, torch::kCPU);
+    loaded.name = trained.info.architecture;
+    loaded.classes = trained.info.num_classes();
+    loaded.dataset = trained.info.dataset;
+    loaded.model = trained.model;
     return loaded;
   }
   const auto file = load_model_weights(arguments.weights);

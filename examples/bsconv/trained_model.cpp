@@ -4,6 +4,8 @@
 #include <bsconv/pretrained.hpp>
 #include <bsconv/train/checkpoint.hpp>
 #include <bsconv/train/settings.hpp>
+#include <bsconv/weights/state_dict.hpp>
+#include <bsconv/zoo.hpp>
 
 #include <algorithm>
 
@@ -11,6 +13,19 @@
 
 namespace bsconv_program {
 namespace {
+
+bsconv::Layer load_model(const bsconv::train::Checkpoint& checkpoint, torch::Device device,
+                         bool averaged) {
+  auto model = bsconv::create_model(checkpoint.info.architecture,
+                                    bsconv::ModelOptions()
+                                        .num_classes(checkpoint.info.num_classes())
+                                        .in_channels(checkpoint.info.in_channels));
+  bsconv::weights::load_state_dict(*model,
+                                   averaged ? checkpoint.inference_model() : checkpoint.model);
+  model->to(device);
+  model->eval();
+  return model;
+}
 
 TrainedModel from_card(const std::string& name, torch::Device device) {
   const auto store = bsconv::ModelStore::find();

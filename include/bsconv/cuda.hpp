@@ -7,4 +7,5 @@
 
 #include <bsconv/cuda/cuda_runtime.hpp>  // IWYU pragma: export
 #include <bsconv/cuda/optimize.hpp>      // IWYU pragma: export
+#include <bsconv/cuda/record.hpp>        // IWYU pragma: export
 #include <bsconv/cuda/step_graph.hpp>    // IWYU pragma: export

@@ -4,6 +4,8 @@
 
 #include <gtest/gtest.h>
 #include <torch/torch.h>
+#include <bsconv/nn/layer.hpp>
+#include <bsconv/nn/walk.hpp>
 
 #include <algorithm>
 #include <array>
@@ -160,6 +162,19 @@ void expect_deep_clone(const Model& model, Run&& run) {
   }
   EXPECT_TRUE(torch::equal(run(model), expected));
   EXPECT_FALSE(torch::equal(run(holder), expected));
+}
+
+/// Gives `model` statistics that fit its weights, without which deep models' results leave the
+/// range of floats, and ends in evaluation mode.
+inline void adapt(bsconv::Layer& model, const torch::Tensor& images) {
+  bsconv::for_each_module(*model, [](torch::nn::Module& module, const std::string&) {
+    if (auto* bn = dynamic_cast<torch::nn::BatchNorm2dImpl*>(&module)) {
+      bn->options.momentum(1.0);
+    }
+  });
+  model->train();
+  model->forward(images);
+  model->eval();
 }
 
 }  // namespace bsconv_test

@@ -9,6 +9,7 @@
 #include <cuda_runtime_api.h>
 #include <nvrtc.h>
 #include <torch/types.h>
+#include <bsconv/cuda/record.hpp>
 #include <bsconv/gpu/runtime.hpp>
 
 #include <algorithm>
@@ -174,14 +175,7 @@ class CudaRuntime : public gpu::Runtime {
       detail::check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
       const c10::cuda::CUDAStreamGuard beside(
           c10::cuda::getStreamFromPool(/*isHighPriority=*/false, input.device().index()));
-      graph_.capture_begin({0, 0}, cudaStreamCaptureModeThreadLocal);
-      try {
-        output_ = work(input_);
-      } catch (...) {
-        end_failed();
-        throw;
-      }
-      graph_.capture_end();
+      cuda::record(graph_, [&] { output_ = work(input_); });
     }
 
     torch::Tensor replay(const torch::Tensor& input) override {
@@ -199,14 +193,6 @@ class CudaRuntime : public gpu::Runtime {
     }
 
    private:
-    void end_failed() {
-      try {
-        graph_.capture_end();
-      } catch (const c10::Error&) {
-        // The first error says more.
-      }
-    }
-
     torch::Tensor input_;
     torch::Tensor output_;
     at::cuda::CUDAGraph graph_;

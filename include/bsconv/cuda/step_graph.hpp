@@ -15,6 +15,7 @@
 #include <c10/util/Exception.h>
 #include <torch/types.h>
 
+#include <bsconv/cuda/record.hpp>
 #include <bsconv/train/metrics.hpp>
 #include <bsconv/train/step_recorder.hpp>
 
@@ -119,15 +120,7 @@ class StepGraph : public train::StepRecorder {
     auto graph = std::make_unique<at::cuda::CUDAGraph>();
     try {
       beside([&] {
-        // Other threads load images meanwhile.
-        graph->capture_begin({0, 0}, cudaStreamCaptureModeThreadLocal);
-        try {
-          result_ = step(inputs_);
-        } catch (...) {
-          end_failed(*graph);
-          throw;
-        }
-        graph->capture_end();
+        cuda::record(*graph, [&] { result_ = step(inputs_); });
         return true;
       });
     } catch (const c10::Error& error) {
@@ -143,14 +136,6 @@ class StepGraph : public train::StepRecorder {
     graph_ = std::move(graph);
     shapes_ = inputs_;
     return true;
-  }
-
-  static void end_failed(at::cuda::CUDAGraph& graph) {
-    try {
-      graph.capture_end();
-    } catch (const c10::Error&) {
-      // The first error says more.
-    }
   }
 
   /// The next replay overwrites the recorded result.

@@ -1,15 +1,13 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 #pragma once
 
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/types.h>
 #include <bsconv/gpu/operation.hpp>
 #include <bsconv/infer/graph.hpp>
+#include <bsconv/infer/run_operator.hpp>
 
 #include <cstddef>
-#include <cstdint>
 #include <string>
-#include <utility>
 #include <vector>
 
 namespace bsconv::gpu {
@@ -25,27 +23,11 @@ class LibraryOperation : public Operation {
       : graph_(graph), node_(node), roots_(roots) {}
 
   void run(const Context& context, Values& values) const override {
-    torch::jit::Stack stack = node_.arguments;
-    for (const auto& [argument, at, value] : node_.values) {
-      const auto tensor = outside(static_cast<std::size_t>(value), values);
-      auto& place = stack[static_cast<std::size_t>(argument)];
-      if (at < 0) {
-        place = tensor;
-      } else {
-        auto list = c10::impl::toList(place.toList().copy());
-        list.set(static_cast<std::size_t>(at), tensor);
-        place = list;
-      }
-    }
-    node_.op->callBoxed(&stack);
-    for (std::size_t i = 0; i < node_.outputs.size(); ++i) {
-      const auto& result = stack[static_cast<std::size_t>(node_.results[i][0])];
-      const auto tensor =
-          node_.results[i][1] < 0
-              ? result.toTensor()
-              : result.toTensorVector()[static_cast<std::size_t>(node_.results[i][1])];
-      values[node_.outputs[i]] = inside(node_.outputs[i], tensor, context);
-    }
+    infer::run_operator(
+        node_, [&](std::size_t value, bool) { return outside(value, values); },
+        [&](std::size_t value, const torch::Tensor& tensor) {
+          values[value] = inside(value, tensor, context);
+        });
   }
 
   std::string describe() const override { return node_.source; }

@@ -6,6 +6,7 @@
 #include <bsconv/gpu/operation.hpp>
 #include <bsconv/infer/executable.hpp>
 #include <bsconv/infer/graph.hpp>
+#include <bsconv/infer/structure.hpp>
 
 #include <cstddef>
 #include <exception>
@@ -25,7 +26,7 @@ struct PlanStep {
   /// What runs.
   Sequence operations;
   /// The node it came from; none for the input's and the result's way.
-  std::size_t node = static_cast<std::size_t>(-1);
+  std::size_t node = infer::no_node;
   /// The values that are not read any more afterwards.
   std::vector<std::size_t> dead;
 };

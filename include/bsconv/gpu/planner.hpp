@@ -9,12 +9,15 @@
 #include <bsconv/gpu/plan.hpp>
 #include <bsconv/infer/capture.hpp>
 #include <bsconv/infer/graph.hpp>
+#include <bsconv/infer/run_operator.hpp>
 #include <bsconv/infer/simplify.hpp>
+#include <bsconv/infer/structure.hpp>
 
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -51,17 +54,19 @@ class Planner {
   }
 
   std::unique_ptr<Plan> make(const torch::Tensor& example) {
-    find_roots();
     auto& g = graph();
+    plan_->roots = infer::find_roots(
+        g, [](const Node&) { return false; }, "flattened pixels");
     constexpr int64_t most_images = 65535;
     if (root(g.output) == g.input || !g.values[g.input].image || example.size(0) > most_images) {
       throw infer::NotCapturable(
           "a plan for a GPU takes at most 65535 float images and returns another tensor");
     }
-    pair_layers();
+    pairs_ = infer::find_pairs(g, [](const Node&) { return true; });
+    imported_ = infer::find_imports(g, plan_->roots);
     bring_in();
     for (std::size_t i = 0; i < g.nodes.size(); ++i) {
-      if (!g.nodes[i].removed && !joined_[i] && !imported_[i] &&
+      if (!g.nodes[i].removed && !pairs_.joined[i] && !imported_[i] &&
           g.nodes[i].kind != NodeKind::alias) {
         add(ways(i), i);
       }
@@ -70,7 +75,7 @@ class Planner {
     compile();
     choose();
     note_last_uses();
-    drop_weights();
+    infer::drop_captured(g);
     plan_->record(example);
     return std::move(plan_);
   }
@@ -80,7 +85,7 @@ class Planner {
   struct Choice {
     std::vector<Sequence> ways;
     std::string key;
-    std::size_t node = none;
+    std::size_t node = infer::no_node;
     std::vector<std::size_t> reads;
     std::vector<std::size_t> makes;
   };
@@ -88,68 +93,21 @@ class Planner {
   infer::Graph& graph() { return plan_->graph; }
   std::size_t root(std::size_t value) const { return plan_->roots[value]; }
 
-  static int64_t pixels(const std::vector<int64_t>& sizes) {
-    return sizes.size() == 4 ? sizes[2] * sizes[3] : 1;
-  }
-
   /// The shape of a value's image.
   std::vector<int64_t> image(std::size_t value) {
     const auto& sizes = graph().values[root(value)].sizes;
     return sizes.size() == 4 ? sizes : std::vector<int64_t>{sizes[0], sizes[1], 1, 1};
   }
 
-  /// Aliases whose pixels stay pixels are other names; the others are LibTorch's.
-  void find_roots() {
-    auto& g = graph();
-    auto& roots = plan_->roots;
-    roots.resize(g.values.size());
-    for (std::size_t value = 0; value < roots.size(); ++value) {
-      roots[value] = value;
-    }
-    for (auto& node : g.nodes) {
-      if (node.removed || node.kind != NodeKind::alias) {
-        continue;
-      }
-      if (pixels(g.values[node.inputs[0]].sizes) == pixels(g.values[node.outputs[0]].sizes)) {
-        roots[node.outputs[0]] = roots[node.inputs[0]];
-      } else {
-        node.kind = NodeKind::other;
-        node.reason = "flattened pixels";
-      }
-    }
-  }
-
-  /// Pointwise convolutions that run together with the depthwise one behind them.
-  void pair_layers() {
-    auto& g = graph();
-    partner_.assign(g.nodes.size(), none);
-    joined_.assign(g.nodes.size(), false);
-    for (std::size_t i = 0; i < g.nodes.size(); ++i) {
-      const auto& node = g.nodes[i];
-      if (node.removed || !node.is_depthwise()) {
-        continue;
-      }
-      const Node* producer = g.sole_producer(node.inputs[0]);
-      if (producer != nullptr && !producer->removed && producer->is_pointwise() &&
-          !producer->residual && producer->before == kernels::Activation::identity) {
-        partner_[i] = static_cast<std::size_t>(producer - g.nodes.data());
-        joined_[partner_[i]] = true;
-      }
-    }
-  }
-
   /// The input with its channels last, and affine maps of it.
   void bring_in() {
     auto& g = graph();
-    imported_.assign(g.nodes.size(), false);
     std::size_t others = 0;
     for (std::size_t i = 0; i < g.nodes.size(); ++i) {
       const auto& node = g.nodes[i];
       if (node.removed) {
         continue;
       }
-      imported_[i] =
-          node.kind == NodeKind::affine && node.is_plain() && root(node.inputs[0]) == g.input;
       if (imported_[i]) {
         add(one(bring_in(node.outputs[0], node.scale, node.bias)), i, {g.input}, {node.outputs[0]});
         continue;
@@ -159,7 +117,7 @@ class Planner {
       }
     }
     if (others > 0) {
-      add(one(bring_in(g.input, {}, {})), none, {g.input}, {g.input});
+      add(one(bring_in(g.input, {}, {})), infer::no_node, {g.input}, {g.input});
     }
   }
 
@@ -167,7 +125,9 @@ class Planner {
                                       const torch::Tensor& shift) {
     const auto sizes = image(graph().input);
     Constants c;
-    c.set("channels", sizes[1]).set("pixels", pixels(sizes)).set("scaled", scale.defined() ? 1 : 0);
+    c.set("channels", sizes[1])
+        .set("pixels", infer::pixel_count(sizes))
+        .set("scaled", scale.defined() ? 1 : 0);
     ElementOperation::Operands operands;
     operands.inputs = {value(graph().input), constant(scale), constant(shift)};
     operands.output = to;
@@ -182,12 +142,12 @@ class Planner {
     auto& g = graph();
     const std::size_t from = root(g.output);
     if (!g.values[g.output].image) {
-      add(one(std::make_unique<HandOn>(from)), none, {from}, {});
+      add(one(std::make_unique<HandOn>(from)), infer::no_node, {from}, {});
       return;
     }
     const auto sizes = image(from);
     Constants c;
-    c.set("channels", sizes[1]).set("pixels", pixels(sizes));
+    c.set("channels", sizes[1]).set("pixels", infer::pixel_count(sizes));
     ElementOperation::Operands operands;
     operands.inputs = {value(from)};
     operands.output = g.values.size();
@@ -195,7 +155,7 @@ class Planner {
     operands.leaves = true;
     add(one(std::make_unique<ElementOperation>(
             "result", KernelText{"bring_out", {"const T", "float"}, c}, std::move(operands))),
-        none, {from}, {});
+        infer::no_node, {from}, {});
   }
 
   static std::pair<int64_t, torch::Tensor> value(std::size_t index) {
@@ -225,8 +185,8 @@ class Planner {
   void add(std::pair<std::vector<Sequence>, std::string> ways, std::size_t index) {
     const auto& node = graph().nodes[index];
     auto reads = node.inputs;
-    if (partner_[index] != none) {
-      reads[0] = graph().nodes[partner_[index]].inputs[0];
+    if (pairs_.partner[index] != infer::no_node) {
+      reads[0] = graph().nodes[pairs_.partner[index]].inputs[0];
     }
     add(std::move(ways.first), index, std::move(reads), node.outputs, std::move(ways.second));
   }
@@ -256,7 +216,7 @@ class Planner {
     const auto sizes = image(node.outputs[0]);
     const bool scaled = node.kind == NodeKind::affine;
     Constants c;
-    c.set("channels", sizes[1]).set("pixels", pixels(sizes));
+    c.set("channels", sizes[1]).set("pixels", infer::pixel_count(sizes));
     c.set("scaled", scaled ? 1 : 0).set("gated", gate ? 1 : 0).set("residual", residual ? 1 : 0);
     c.set("before", static_cast<int64_t>(node.before));
     c.set("after", static_cast<int64_t>(node.after));
@@ -304,7 +264,8 @@ class Planner {
   /// A convolution by our kernels in several tiles, where they do it, and by the library.
   std::pair<std::vector<Sequence>, std::string> convolution(std::size_t index) {
     const auto& node = graph().nodes[index];
-    const Node* pointwise = partner_[index] != none ? &graph().nodes[partner_[index]] : nullptr;
+    const Node* pointwise =
+        pairs_.partner[index] != infer::no_node ? &graph().nodes[pairs_.partner[index]] : nullptr;
     std::vector<Sequence> ways;
     std::string key;
     if (node.is_depthwise() || node.is_pointwise()) {
@@ -447,44 +408,34 @@ class Planner {
 
   /// Lets go of values behind the last step that reads them.
   void note_last_uses() {
-    std::vector<std::size_t> last(graph().values.size(), none);
+    std::vector<std::optional<std::size_t>> last(graph().values.size());
     for (std::size_t i = 0; i < choices_.size(); ++i) {
       for (const auto* list : {&choices_[i].reads, &choices_[i].makes}) {
         for (const std::size_t value : *list) {
           last[root(value)] = i;
         }
       }
-      if (partner_of(i) != none) {
+      if (partner_of(i) != infer::no_node) {
         last[root(graph().nodes[partner_of(i)].outputs[0])] = i;
       }
     }
     for (std::size_t value = 0; value < last.size(); ++value) {
-      if (last[value] != none) {
-        plan_->steps[last[value]].dead.push_back(value);
+      if (last[value]) {
+        plan_->steps[*last[value]].dead.push_back(value);
       }
     }
   }
 
   std::size_t partner_of(std::size_t step) const {
     const std::size_t node = choices_[step].node;
-    return node == none ? none : partner_[node];
+    return node == infer::no_node ? infer::no_node : pairs_.partner[node];
   }
-
-  /// Steps have their own weights.
-  void drop_weights() {
-    for (auto& node : graph().nodes) {
-      node.weight = node.bias = node.scale = torch::Tensor();
-    }
-  }
-
-  static constexpr std::size_t none = static_cast<std::size_t>(-1);
 
   std::shared_ptr<Compiler> compiler_;
   torch::ScalarType dtype_;
   std::unique_ptr<Plan> plan_;
   Context context_;
-  std::vector<std::size_t> partner_;
-  std::vector<bool> joined_;
+  infer::Pairs pairs_;
   std::vector<bool> imported_;
   std::vector<Choice> choices_;
 };

@@ -6,6 +6,7 @@
 #include <bsconv/infer/graph.hpp>
 #include <bsconv/infer/memory.hpp>
 #include <bsconv/infer/report.hpp>
+#include <bsconv/infer/run_operator.hpp>
 #include <bsconv/infer/step.hpp>
 #include <bsconv/util/parallel.hpp>
 
@@ -278,40 +279,19 @@ class Plan : public Executable {
 
   void run_operator(const Node& node, const Context& context, std::vector<torch::Tensor>& tensors,
                     int64_t images) const {
-    torch::jit::Stack stack = node.arguments;
-    for (const auto& [argument, at, value] : node.values) {
-      const auto id = static_cast<std::size_t>(value);
-      torch::Tensor tensor = tensor_of(id, context, tensors, images);
-      // What an operator changes or passes on must not be an arena's memory.
-      if (argument == node.writes) {
-        tensor = tensor.clone();
-      }
-      auto& place = stack[static_cast<std::size_t>(argument)];
-      if (at < 0) {
-        place = tensor;
-      } else if (place.isTensorList()) {
-        auto list = place.toTensorList().copy();
-        list.set(static_cast<std::size_t>(at), tensor);
-        place = list;
-      } else {
-        auto list = c10::impl::toList(place.toList().copy());
-        list.set(static_cast<std::size_t>(at), tensor);
-        place = list;
-      }
-    }
-    node.op->callBoxed(&stack);
-    for (std::size_t i = 0; i < node.outputs.size(); ++i) {
-      const auto& result = stack[static_cast<std::size_t>(node.results[i][0])];
-      torch::Tensor tensor =
-          node.results[i][1] < 0
-              ? result.toTensor()
-              : result.toTensorVector()[static_cast<std::size_t>(node.results[i][1])];
-      const std::size_t value = node.outputs[i];
-      if (buffer_of[value] != nullptr) {
-        bring_in(value, tensor, context, images);
-      }
-      tensors[value] = is_in_arena(tensor, context) ? tensor.clone() : tensor;
-    }
+    infer::run_operator(
+        node,
+        [&](std::size_t value, bool written) {
+          // What an operator changes or passes on must not be an arena's memory.
+          const auto tensor = tensor_of(value, context, tensors, images);
+          return written ? tensor.clone() : tensor;
+        },
+        [&](std::size_t value, const torch::Tensor& tensor) {
+          if (buffer_of[value] != nullptr) {
+            bring_in(value, tensor, context, images);
+          }
+          tensors[value] = is_in_arena(tensor, context) ? tensor.clone() : tensor;
+        });
   }
 
   static bool is_in_arena(const torch::Tensor& tensor, const Context& context) {

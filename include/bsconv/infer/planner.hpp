@@ -9,7 +9,9 @@
 #include <bsconv/infer/plan.hpp>
 #include <bsconv/infer/pointwise_step.hpp>
 #include <bsconv/infer/pool_step.hpp>
+#include <bsconv/infer/run_operator.hpp>
 #include <bsconv/infer/simplify.hpp>
+#include <bsconv/infer/structure.hpp>
 #include <bsconv/kernels/pack.hpp>
 #include <bsconv/kernels/table.hpp>
 
@@ -71,12 +73,16 @@ class Planner {
   }
 
   std::unique_ptr<Plan> make() {
-    find_roots();
+    roots_ = find_roots(
+        graph(), [this](const Node& alias) { return feeds_linear_layers(alias); },
+        "flattened pixels that go elsewhere than into linear layers");
     if (roots_[graph().output] == graph().input) {
       throw NotCapturable("the model returns its input");
     }
-    pair_layers();
-    find_imports();
+    pairs_ = find_pairs(graph(), [](const Node& pointwise) {
+      return pointwise.stride == std::array<int64_t, 2>{1, 1};
+    });
+    imports_ = find_imports(graph(), roots_);
     make_buffers();
     make_steps();
     place_buffers();
@@ -88,80 +94,25 @@ class Planner {
       plan_->output_sizes = graph().values[graph().output].sizes;
     }
     plan_->root_of = roots_;
-    drop_what_is_packed();
+    drop_captured(graph());
     return std::move(plan_);
   }
 
  private:
   Graph& graph() { return plan_->graph; }
 
-  static int64_t pixels(const std::vector<int64_t>& sizes) {
-    return sizes.size() == 4 ? sizes[2] * sizes[3] : 1;
-  }
-
   // An alias that puts several pixels into one row is ours only before linear layers, which take
   // the pixels as a window.
-  void find_roots() {
-    auto& g = graph();
-    roots_.resize(g.values.size());
-    for (std::size_t value = 0; value < roots_.size(); ++value) {
-      roots_[value] = value;
+  bool feeds_linear_layers(const Node& alias) {
+    const std::size_t output = alias.outputs[0];
+    std::size_t linear = 0;
+    for (const auto& user : graph().nodes) {
+      linear += !user.removed && user.kind == NodeKind::convolution && user.inputs[0] == output &&
+                        !(user.residual && user.inputs[1] == output)
+                    ? 1
+                    : 0;
     }
-    for (auto& node : g.nodes) {
-      if (node.removed || node.kind != NodeKind::alias) {
-        continue;
-      }
-      const std::size_t output = node.outputs[0];
-      if (pixels(g.values[node.inputs[0]].sizes) != pixels(g.values[output].sizes)) {
-        std::size_t linear = 0;
-        for (const auto& user : g.nodes) {
-          linear += !user.removed && user.kind == NodeKind::convolution &&
-                            user.inputs[0] == output && !(user.residual && user.inputs[1] == output)
-                        ? 1
-                        : 0;
-        }
-        if (linear != g.values[output].uses) {
-          node.kind = NodeKind::other;
-          node.reason = "flattened pixels that go elsewhere than into linear layers";
-          continue;
-        }
-      }
-      roots_[output] = roots_[node.inputs[0]];
-    }
-  }
-
-  // Pointwise convolutions that run together with the depthwise one behind them.
-  void pair_layers() {
-    auto& g = graph();
-    partner_.assign(g.nodes.size(), none);
-    for (std::size_t i = 0; i < g.nodes.size(); ++i) {
-      auto& node = g.nodes[i];
-      if (node.removed || !node.is_depthwise()) {
-        continue;
-      }
-      Node* producer = g.sole_producer(node.inputs[0]);
-      if (producer != nullptr && !producer->removed && producer->is_pointwise() &&
-          producer->stride == std::array<int64_t, 2>{1, 1} && !producer->residual) {
-        partner_[i] = static_cast<std::size_t>(producer - g.nodes.data());
-      }
-    }
-    joined_.assign(g.nodes.size(), false);
-    for (const std::size_t partner : partner_) {
-      if (partner != none) {
-        joined_[partner] = true;
-      }
-    }
-  }
-
-  // Affine maps of the input happen while it is brought in.
-  void find_imports() {
-    auto& g = graph();
-    imports_.assign(g.nodes.size(), false);
-    for (std::size_t i = 0; i < g.nodes.size(); ++i) {
-      const auto& node = g.nodes[i];
-      imports_[i] = !node.removed && node.kind == NodeKind::affine && node.is_plain() &&
-                    roots_[node.inputs[0]] == g.input && g.values[g.input].sizes.size() == 4;
-    }
+    return linear == graph().values[output].uses;
   }
 
   bool is_ours(std::size_t index) {
@@ -186,7 +137,7 @@ class Planner {
     auto& g = graph();
     buffers_.assign(g.values.size(), nullptr);
     for (std::size_t i = 0; i < g.nodes.size(); ++i) {
-      if (!is_ours(i) || joined_[i]) {
+      if (!is_ours(i) || pairs_.joined[i]) {
         continue;
       }
       const auto& node = g.nodes[i];
@@ -194,14 +145,14 @@ class Planner {
       if (imports_[i]) {
         continue;
       }
-      const std::size_t partner = partner_[i];
-      buffer(partner == none ? node.inputs[0] : g.nodes[partner].inputs[0]);
+      const std::size_t partner = pairs_.partner[i];
+      buffer(partner == no_node ? node.inputs[0] : g.nodes[partner].inputs[0]);
       for (std::size_t at = 1; at < node.inputs.size(); ++at) {
         buffer(node.inputs[at]);
       }
     }
     for (std::size_t i = 0; i < g.nodes.size(); ++i) {
-      if (is_ours(i) && !joined_[i] && g.nodes[i].kind == NodeKind::convolution &&
+      if (is_ours(i) && !pairs_.joined[i] && g.nodes[i].kind == NodeKind::convolution &&
           !g.nodes[i].is_depthwise()) {
         window(g.nodes[i]);
         widen(g.nodes[i]);
@@ -249,7 +200,7 @@ class Planner {
       }
       for (std::size_t at = 0; at < node.inputs.size(); ++at) {
         const bool convolved = node.kind == NodeKind::convolution && at == 0 &&
-                               !(node.is_depthwise() && partner_[i] == none);
+                               !(node.is_depthwise() && pairs_.partner[i] == no_node);
         if (!convolved && !imports_[i]) {
           refused[roots_[node.inputs[at]]] = true;
         }
@@ -291,12 +242,12 @@ class Planner {
   void make_steps() {
     auto& g = graph();
     if (buffers_[g.input] != nullptr) {
-      add(std::make_unique<ImportStep>(*buffers_[g.input], AlignedFloats(), AlignedFloats()), none,
-          {g.input});
+      add(std::make_unique<ImportStep>(*buffers_[g.input], AlignedFloats(), AlignedFloats()),
+          no_node, {g.input});
     }
     for (std::size_t i = 0; i < g.nodes.size(); ++i) {
       const auto& node = g.nodes[i];
-      if (node.removed || joined_[i] || node.kind == NodeKind::alias) {
+      if (node.removed || pairs_.joined[i] || node.kind == NodeKind::alias) {
         continue;
       }
       if (node.kind == NodeKind::other) {
@@ -367,7 +318,8 @@ class Planner {
   void add_depthwise(std::size_t index, const Buffer& output, const Buffer* residual,
                      std::vector<std::size_t> used) {
     const auto& node = graph().nodes[index];
-    const Node* pointwise = partner_[index] == none ? nullptr : &graph().nodes[partner_[index]];
+    const Node* pointwise =
+        pairs_.partner[index] == no_node ? nullptr : &graph().nodes[pairs_.partner[index]];
     const std::size_t from = pointwise == nullptr ? node.inputs[0] : pointwise->inputs[0];
     used.push_back(from);
     const Buffer& input = *buffers_[roots_[from]];
@@ -411,36 +363,11 @@ class Planner {
     plan_->arena_floats = arena.size();
   }
 
-  // The plan needs neither the weights in double precision nor the tensors of the captured run.
-  void drop_what_is_packed() {
-    for (auto& node : graph().nodes) {
-      node.weight = node.bias = node.scale = torch::Tensor();
-      if (node.kind != NodeKind::other) {
-        node.arguments.clear();
-        node.values.clear();
-        continue;
-      }
-      for (const auto& [argument, at, value] : node.values) {
-        auto& place = node.arguments[static_cast<std::size_t>(argument)];
-        if (at < 0) {
-          place = c10::IValue();
-        } else if (place.isTensorList()) {
-          auto list = place.toTensorList().copy();
-          list.set(static_cast<std::size_t>(at), torch::Tensor());
-          place = list;
-        }
-      }
-    }
-  }
-
-  static constexpr std::size_t none = static_cast<std::size_t>(-1);
-
   std::unique_ptr<Plan> plan_;
   const kernels::KernelTable& kernels_;
   PackCache& packs_;
   std::vector<std::size_t> roots_;
-  std::vector<std::size_t> partner_;
-  std::vector<bool> joined_;
+  Pairs pairs_;
   std::vector<bool> imports_;
   std::vector<Buffer*> buffers_;
   std::map<const Buffer*, std::pair<std::size_t, std::size_t>> lives_;

@@ -61,6 +61,7 @@ class Learner {
   /// average, and averages gradients.
   void use(std::shared_ptr<Communicator> communicator) {
     communicator_ = std::move(communicator);
+    recorder_ = nullptr;
     communicator_->average_gradients(parameters_);
     communicator_->broadcast(module_->parameters());
     synchronize();
@@ -98,7 +99,7 @@ class Learner {
 
   /// A whole step on `batch`: `begin`, `backward` and `apply`.
   StepResult step(const data::Batch& batch, double learning_rate) {
-    if (recorder_ == nullptr || communicator_ != nullptr) {
+    if (recorder_ == nullptr) {
       begin(learning_rate);
       auto result = backward(batch);
       apply();
@@ -110,9 +111,7 @@ class Learner {
           torch::empty({}, torch::TensorOptions(options_.device()).dtype(torch::kFloat));
     }
     learning_rate_.fill_(learning_rate);
-    if (!module_->is_training()) {
-      module_->train();
-    }
+    start_training_mode();
     auto result =
         recorder_->run(inputs_of(batch), [this](const std::vector<torch::Tensor>& inputs) {
           optimizer_->zero_grad();
@@ -137,9 +136,7 @@ class Learner {
   /// Adds the gradients of `batch`, in training mode; `batches` says how many are averaged for the
   /// step, `last` that none of them follows.
   StepResult backward(const data::Batch& batch, int64_t batches = 1, bool last = true) {
-    if (!module_->is_training()) {
-      module_->train();
-    }
+    start_training_mode();
     const auto inputs = inputs_of(batch);
     auto result = loss_of(inputs);
     auto loss = batches == 1 ? result.loss : result.loss / static_cast<double>(batches);
@@ -239,6 +236,12 @@ class Learner {
   }
 
  private:
+  void start_training_mode() {
+    if (!module_->is_training()) {
+      module_->train();
+    }
+  }
+
   /// Images, labels and, where there are some, targets on the device.
   std::vector<torch::Tensor> inputs_of(const data::Batch& batch) const {
     return {detail::images_for(batch, options_.device(), options_.channels_last()),
