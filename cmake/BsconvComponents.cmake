@@ -12,6 +12,7 @@
 #   bsconv::onnx      protozero: export/
 #   bsconv::pretrained   json and libcrypto: pretrained/, util/file_digest.hpp
 #   bsconv::distributed  json, and Gloo's headers: distributed/
+#   bsconv::nccl      distributed and cuda, and NCCL's header: distributed/nccl.hpp
 #   bsconv::cuda      LibTorch linked with its CUDA libraries, the CUDA toolkit's headers, runtime and
 #                     NVRTC: cuda/
 #   bsconv::kernels   nothing: the code of kernels/, compiled once instead of in each source file
@@ -19,7 +20,7 @@
 set(BSCONV_COMPONENTS json images archives dogs toml plot onnx pretrained distributed kernels)
 
 if(BSCONV_LINK_CUDA AND BSCONV_LIBTORCH_CUDA)
-  list(APPEND BSCONV_COMPONENTS cuda)
+  list(APPEND BSCONV_COMPONENTS cuda nccl)
 endif()
 
 # Defines bsconv::<component>; `error` says what is missing, or is empty.
@@ -167,6 +168,22 @@ function(bsconv_add_component component error)
     set(libraries bsconv_cuda_toolkit)
     # Where a program has parts for CUDA alone.
     set(definitions BSCONV_HAS_CUDA)
+  elseif(component STREQUAL "nccl")
+    # The wheel's own comes first; its library is linked by LibTorch.
+    find_path(BSCONV_NCCL_INCLUDE_DIR nccl.h
+              HINTS "${BSCONV_LIBTORCH_DIR}/../nvidia/nccl/include" /usr/local/cuda/include)
+    mark_as_advanced(BSCONV_NCCL_INCLUDE_DIR)
+    bsconv_add_component(distributed distributed_error)
+    bsconv_add_component(cuda cuda_error)
+    if(NOT BSCONV_NCCL_INCLUDE_DIR OR distributed_error OR cuda_error)
+      set(${error}
+          "bsconv component 'nccl' needs nccl.h (found: ${BSCONV_NCCL_INCLUDE_DIR}) and the components distributed and cuda. ${distributed_error} ${cuda_error}"
+          PARENT_SCOPE)
+      return()
+    endif()
+    set(libraries bsconv::distributed bsconv::cuda)
+    set(include_directories "${BSCONV_NCCL_INCLUDE_DIR}")
+    set(definitions BSCONV_HAS_NCCL)
   elseif(component STREQUAL "kernels")
     if(NOT TARGET bsconv_kernels)
       add_library(bsconv_kernels STATIC EXCLUDE_FROM_ALL

@@ -4,9 +4,13 @@
 #include <gtest/gtest.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
+#include <torch/torch.h>
 #include <unistd.h>
 #include <bsconv/data.hpp>
 #include <bsconv/distributed.hpp>
+#ifdef BSCONV_HAS_NCCL
+#include <bsconv/distributed/nccl.hpp>
+#endif
 #include <bsconv/nn.hpp>
 #include <bsconv/plot/csv_table.hpp>
 
@@ -118,19 +122,33 @@ TEST(Distributed, ShardsOfABatchAreTheBatch) {
               HasSubstr("a batch of 3 has no image for each of 4 processes"));
 }
 
+void expect_sums_and_broadcasts(ProcessGroup& group, const torch::Device& device) {
+  const auto rank = static_cast<double>(group.rank());
+  const auto processes = static_cast<double>(group.world_size());
+  const auto doubles = torch::TensorOptions(device).dtype(torch::kDouble);
+  auto values = torch::tensor({rank, 1.0}, torch::kDouble).to(device);
+  group.sum(values);
+  EXPECT_TRUE(
+      torch::equal(values, torch::tensor({processes * (processes - 1) / 2, processes}, doubles)));
+  const auto strided = torch::full({3, 4}, rank, device).t();
+  const auto channels_last =
+      torch::full({2, 3, 2, 2}, rank, device).contiguous(torch::MemoryFormat::ChannelsLast);
+  const auto count = torch::full({}, group.rank(), doubles.dtype(torch::kLong));
+  group.broadcast({strided, channels_last, count});
+  group.broadcast({});
+  EXPECT_TRUE(torch::equal(strided, torch::zeros({4, 3}, device)));
+  EXPECT_TRUE(torch::equal(channels_last, torch::zeros({2, 3, 2, 2}, device)));
+  EXPECT_EQ(count.item<int64_t>(), 0);
+}
+
 TEST(Distributed, SumsAndBroadcasts) {
   together(3, false, [](ProcessGroup& group) {
-    const auto rank = static_cast<double>(group.rank());
-    auto values = torch::tensor({rank, 1.0}, torch::kDouble);
-    group.sum(values);
-    EXPECT_TRUE(torch::equal(values, torch::tensor({3.0, 3.0}, torch::kDouble)));
-    const auto strided = torch::full({3, 4}, rank).t();
-    const auto count = torch::full({}, group.rank(), torch::kLong);
-    group.broadcast({strided, count});
-    EXPECT_TRUE(torch::equal(strided, torch::zeros({4, 3})));
-    EXPECT_EQ(count.item<int64_t>(), 0);
+    expect_sums_and_broadcasts(group, torch::kCPU);
     auto floats = torch::zeros({2});
-    EXPECT_THAT(error_of([&] { group.sum(floats); }), HasSubstr("float64"));
+    EXPECT_THAT(error_of([&] { group.sum(floats); }),
+                HasSubstr("need a contiguous float64 tensor, got Float"));
+    auto strided = torch::zeros({2, 2}, torch::kDouble).t();
+    EXPECT_THAT(error_of([&] { group.sum(strided); }), HasSubstr("got a strided one of Double"));
   });
 }
 
@@ -145,16 +163,18 @@ torch::nn::Sequential small_network() {
       torch::nn::BatchNorm1d(5));
 }
 
-TEST(Distributed, SyncBatchNormGivesTheGradientsOfOneProcess) {
+void expect_gradients_of_one_process(const torch::Device& device) {
   torch::manual_seed(5);
-  const auto images = torch::randn({13, 3, 9, 9}) + 3;
-  const auto labels = torch::randint(5, {13});
+  const auto images = (torch::randn({13, 3, 9, 9}) + 3).to(device);
+  const auto labels = torch::randint(5, {13}).to(device);
   auto alone = small_network();
+  alone->to(device);
   torch::cross_entropy_loss(alone->forward(images), labels).backward();
   // All before the threads start, which share LibTorch's random numbers.
   std::vector<torch::nn::Sequential> models;
   for (int rank = 0; rank < 3; ++rank) {
     models.push_back(small_network());
+    models.back()->to(device);
     for (auto& parameter : models.back()->parameters()) {
       parameter.data().add_(rank);
     }
@@ -193,6 +213,47 @@ TEST(Distributed, SyncBatchNormGivesTheGradientsOfOneProcess) {
     }
   });
 }
+
+TEST(Distributed, SyncBatchNormGivesTheGradientsOfOneProcess) {
+  expect_gradients_of_one_process(torch::kCPU);
+}
+
+/// What lies on a GPU.
+class DistributedCuda : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (!torch::cuda::is_available()) {
+      GTEST_SKIP() << "no CUDA device";
+    }
+  }
+};
+
+TEST_F(DistributedCuda, GlooSumsAndBroadcasts) {
+  together(2, false, [](ProcessGroup& group) { expect_sums_and_broadcasts(group, torch::kCUDA); });
+}
+
+TEST_F(DistributedCuda, GlooAndSyncBatchNormGiveTheGradientsOfOneProcess) {
+  expect_gradients_of_one_process(torch::kCUDA);
+}
+
+#ifdef BSCONV_HAS_NCCL
+TEST_F(DistributedCuda, NcclSumsBroadcastsAndAverages) {
+  together(static_cast<int64_t>(torch::cuda::device_count()), false, [](ProcessGroup& group) {
+    const torch::Device device(torch::kCUDA, static_cast<c10::DeviceIndex>(group.rank()));
+    bsconv::distributed::use_nccl(group);
+    expect_sums_and_broadcasts(group, device);
+    const auto weight = torch::ones({2}, device).requires_grad_(true);
+    bsconv::weights::StateDict parameters;
+    parameters.insert("weight", weight);
+    group.average_gradients(parameters);
+    group.backward((weight * static_cast<double>(group.rank() + 1)).sum(), true);
+    const double mean = static_cast<double>(group.world_size() + 1) / 2.0;
+    EXPECT_TRUE(torch::allclose(weight.grad(), torch::full({2}, mean, device)));
+    EXPECT_THAT(error_of([&] { bsconv::distributed::use_nccl(group); }),
+                HasSubstr("must come before average_gradients"));
+  });
+}
+#endif
 
 TEST(Distributed, ModelsThatDifferAreRefused) {
   together(2, false, [](ProcessGroup& group) {
@@ -329,6 +390,17 @@ TEST_F(DistributedTraining, SeveralProcessesGiveTheLossesOfOne) {
       EXPECT_NEAR(found.numbers(name)[0], value, 1e-3 * value) << name;
     }
     EXPECT_NEAR(found.numbers("train_top1")[0], expected.numbers("train_top1")[0], 0.02);
+  }
+}
+
+TEST_F(DistributedTraining, NcclIsForCuda) {
+  auto arguments = flags("nccl");
+  arguments.insert(arguments.end(), {"--process-backend", "nccl"});
+  for (const auto& process : start(2, arguments)) {
+    const auto result = process->wait();
+    EXPECT_EQ(result.code, 2);
+    EXPECT_THAT(result.output, HasSubstr("--process-backend"));
+    EXPECT_THAT(result.output, HasSubstr("gloo"));
   }
 }
 

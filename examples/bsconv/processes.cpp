@@ -2,9 +2,13 @@
 #include "processes.hpp"
 
 #include <bsconv/distributed.hpp>
+#ifdef BSCONV_HAS_NCCL
+#include <bsconv/distributed/nccl.hpp>
+#endif
 
 #include <chrono>
 #include <optional>
+#include <string>
 
 #include "common.hpp"
 
@@ -27,18 +31,41 @@ bsconv::data::Shard shard_of_environment() {
                     : bsconv::data::Shard();
 }
 
+std::string device_of_process(const std::string& device) {
+  const auto rendezvous = environment();
+  return device == "cuda" && rendezvous && rendezvous->world_size() > 1
+             ? "cuda:" + std::to_string(rendezvous->local_rank())
+             : device;
+}
+
+std::vector<std::string> process_backends() {
+#ifdef BSCONV_HAS_NCCL
+  return {"auto", "gloo", "nccl"};
+#else
+  return {"auto", "gloo"};
+#endif
+}
+
 std::shared_ptr<bsconv::train::Communicator> meet_processes(const TrainSettings& settings,
-                                                            int64_t timeout_seconds) {
+                                                            const ProcessSettings& processes) {
   auto rendezvous = environment();
   if (!rendezvous || rendezvous->world_size() == 1) {
     return nullptr;
   }
-  if (!settings.options.device().is_cpu()) {
-    throw UsageError("several processes train together on the CPU only, not on " +
-                     settings.options.device().str());
+  const bool cuda = settings.options.device().is_cuda();
+  if (processes.backend == "nccl" && !cuda) {
+    throw UsageError("--process-backend nccl is for CUDA devices, not for " +
+                     settings.options.device().str() + "; valid is gloo");
   }
-  rendezvous->timeout(std::chrono::seconds(timeout_seconds));
-  return std::make_shared<bsconv::distributed::ProcessGroup>(*rendezvous, settings.sync_batch_norm);
+  rendezvous->timeout(std::chrono::seconds(processes.timeout));
+  auto group =
+      std::make_shared<bsconv::distributed::ProcessGroup>(*rendezvous, settings.sync_batch_norm);
+#ifdef BSCONV_HAS_NCCL
+  if (cuda && processes.backend != "gloo") {
+    bsconv::distributed::use_nccl(*group);
+  }
+#endif
+  return group;
 }
 
 }  // namespace bsconv_program

@@ -135,7 +135,7 @@ void train(const TrainFlags& flags) {
               << describe_plan(trainer, *training.batches, *test.batches);
     return;
   }
-  const auto processes = meet_processes(settings, flags.process_timeout);
+  const auto processes = meet_processes(settings, flags.processes);
   if (processes != nullptr) {
     trainer.communicator(processes);
   }

@@ -14,6 +14,7 @@
 
 #include "common.hpp"
 #include "data_sets.hpp"
+#include "processes.hpp"
 
 namespace bsconv_program {
 namespace {
@@ -43,7 +44,8 @@ template <class Settings, class Visitor>
 void visit_machine_settings(Settings& settings, Visitor&& visit) {
   visit("data_root", settings.data_root, "Directory of the data set's files");
   visit("workers", settings.workers, "Threads that make batches ahead");
-  visit("device", settings.device, "cpu, cuda or cuda:N");
+  visit("device", settings.device,
+        "cpu, cuda or cuda:N; cuda gives each of several processes a GPU of its own");
 }
 
 /// Calls `visit(name, value, description)` for the program's own settings.
@@ -215,9 +217,15 @@ void add_train_flags(CLI::App& command, TrainFlags& flags) {
   command.add_flag("--dry-run", flags.dry_run,
                    "Only print the model's profile, sizes, steps and the expected time");
   command
-      .add_option("--process-timeout", flags.process_timeout,
+      .add_option("--process-timeout", flags.processes.timeout,
                   "How long to wait for other processes, in seconds (those that torchrun starts)")
       ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command
+      .add_option("--process-backend", flags.processes.backend,
+                  "How processes talk; auto is NCCL between GPUs, where this program has it, and "
+                  "Gloo elsewhere")
+      ->check(CLI::IsMember(process_backends()))
       ->capture_default_str();
 }
 
@@ -242,7 +250,7 @@ TrainSettings make_settings(const TrainFlags& flags, const std::optional<Checkpo
   }
   check_program_settings(settings);
   settings.options.workers(settings.workers);
-  settings.options.device(parse_device(settings.device));
+  settings.options.device(parse_device(device_of_process(settings.device)));
   try {
     settings.options.check();
   } catch (const c10::Error& error) {

@@ -38,6 +38,14 @@ struct TrainSettings {
   bsconv::train::TrainOptions options;
 };
 
+/// How several processes that train together talk; nothing of it changes what comes out.
+struct ProcessSettings {
+  /// How long to wait for the others, in seconds.
+  int64_t timeout = 600;
+  /// "gloo", "nccl", or "auto": NCCL between GPUs where the program has it.
+  std::string backend = "auto";
+};
+
 /// What was typed. Flags that were not given are absent: a resumed run then keeps its own settings.
 struct TrainFlags {
   std::vector<bsconv::train::GivenSetting> settings;
@@ -46,8 +54,7 @@ struct TrainFlags {
   std::filesystem::path resume;
   std::filesystem::path weights;
   bool dry_run = false;
-  /// How long to wait for other processes, in seconds.
-  int64_t process_timeout = 600;
+  ProcessSettings processes;
 };
 
 /// Adds a flag for every setting, and the others, to `command`.

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <exception>
+#include <functional>
 #include <memory>
 #include <string>
 #include <tuple>
@@ -22,6 +23,7 @@
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
+#include <torch/csrc/distributed/c10d/comm.hpp>
 #include <torch/csrc/distributed/c10d/reducer.hpp>
 #if defined(BSCONV_DEFINED_GLOO)
 #undef USE_C10D_GLOO
@@ -36,17 +38,24 @@
 
 namespace bsconv::distributed {
 
-/// The processes that train one model together on the CPU: a TCP store to find each other, Gloo to
-/// talk, and the reducer of `DistributedDataParallel`, which averages gradients while the backward
-/// pass still runs.
+/// The processes that train one model together: a TCP store to find each other, Gloo to talk, and
+/// the reducer of `DistributedDataParallel`, which averages gradients while the backward pass still
+/// runs.
 ///
 ///     auto group = std::make_shared<ProcessGroup>(*rendezvous_of_environment());
 ///     trainer.communicator(group);
+///
+/// Gloo sends what lies on a GPU by way of the CPU; `use_nccl` of distributed/nccl.hpp sends it
+/// directly.
 ///
 /// Every process makes one, and uses it from one thread. If a process is lost, the others get a
 /// `c10::Error` that says so, at once or when the time-out is over.
 class ProcessGroup : public train::Communicator {
  public:
+  /// Makes a way of c10d to talk, from what the processes share, for one of them.
+  using MakeBackend = std::function<c10::intrusive_ptr<c10d::Backend>(
+      const c10::intrusive_ptr<c10d::Store>& store, const Rendezvous& rendezvous)>;
+
   /// Waits until all processes are there. With `sync_batch_norm`, batch normalizations in training
   /// mode take their statistics over all processes. Throws `c10::Error` if the others don't come
   /// within the time-out.
@@ -69,7 +78,9 @@ class ProcessGroup : public train::Communicator {
           store_, static_cast<int>(r.rank()), static_cast<int>(r.world_size()), options);
       group_ = c10::make_intrusive<c10d::ProcessGroup>(store_, static_cast<int>(r.rank()),
                                                        static_cast<int>(r.world_size()));
-      group_->setBackend(c10::DeviceType::CPU, c10d::ProcessGroup::BackendType::GLOO, backend);
+      for (const auto device : {c10::DeviceType::CPU, c10::DeviceType::CUDA}) {
+        group_->setBackend(device, c10d::ProcessGroup::BackendType::GLOO, backend);
+      }
       group_->setDefaultBackend(c10d::ProcessGroup::BackendType::GLOO);
     } catch (const std::exception& error) {
       TORCH_CHECK(false, "process ", r.rank(), " of ", r.world_size(),
@@ -78,13 +89,21 @@ class ProcessGroup : public train::Communicator {
     }
   }
 
+  /// From now on tensors on CUDA devices are sent by what `make` makes, of the given type, instead
+  /// of by Gloo. Comes before `average_gradients`, on every process.
+  void cuda_backend(c10d::ProcessGroup::BackendType type, const MakeBackend& make) {
+    TORCH_CHECK(reducer_ == nullptr, "cuda_backend must come before average_gradients");
+    group_->setBackend(c10::DeviceType::CUDA, type, make(store_, rendezvous_));
+  }
+
   int64_t rank() const override { return rendezvous_.rank(); }
 
   int64_t world_size() const override { return rendezvous_.world_size(); }
 
   void sum(torch::Tensor& tensor) override {
-    TORCH_CHECK(tensor.is_cpu() && tensor.scalar_type() == torch::kDouble && tensor.is_contiguous(),
-                "sums of processes need a contiguous float64 tensor on the CPU");
+    TORCH_CHECK(tensor.scalar_type() == torch::kDouble && tensor.is_contiguous(),
+                "sums of processes need a contiguous float64 tensor, got ",
+                tensor.is_contiguous() ? "" : "a strided one of ", tensor.scalar_type());
     together("sum", [&] {
       std::vector<at::Tensor> tensors{tensor};
       group_->allreduce(tensors)->wait();
@@ -93,16 +112,9 @@ class ProcessGroup : public train::Communicator {
 
   void broadcast(const std::vector<torch::Tensor>& tensors) override {
     const torch::NoGradGuard no_grad;
-    together("broadcast", [&] {
-      for (const auto& tensor : tensors) {
-        auto copy = tensor.detach().to(torch::kCPU).contiguous();
-        std::vector<at::Tensor> list{copy};
-        group_->broadcast(list)->wait();
-        if (!copy.is_alias_of(tensor)) {
-          tensor.detach().copy_(copy);
-        }
-      }
-    });
+    if (!tensors.empty()) {
+      together("broadcast", [&] { c10d::broadcast_coalesced(group_, tensors, bucket); });
+    }
   }
 
   void average_gradients(const weights::StateDict& parameters) override {
@@ -111,9 +123,6 @@ class ProcessGroup : public train::Communicator {
     for (const auto& key : parameters.keys()) {
       names.emplace(names.size(), key);
     }
-    // PyTorch's own sizes: a small first bucket, so that the first sum starts early.
-    constexpr std::size_t first_bucket = std::size_t{1} << 20U;
-    constexpr std::size_t bucket = std::size_t{25} << 20U;
     std::string difference;
     try {
       c10d::verify_params_across_processes(group_, tensors, std::nullopt);
@@ -157,6 +166,10 @@ class ProcessGroup : public train::Communicator {
   }
 
  private:
+  // PyTorch's own sizes: a small first bucket, so that the first sum starts early.
+  static constexpr std::size_t first_bucket = std::size_t{1} << 20U;
+  static constexpr std::size_t bucket = std::size_t{25} << 20U;
+
   static std::string first_line(const std::exception& error) {
     const std::string text = error.what();
     return text.substr(0, text.find('\n'));

@@ -42,17 +42,17 @@ class SyncBatchNormFunction : public torch::autograd::Function<SyncBatchNormFunc
     const double local_count = static_cast<double>(input.numel()) / static_cast<double>(channels);
     const auto x = input.to(torch::kFloat);
     const auto [variance, mean] = torch::var_mean(x, other_axes(input), int64_t{0}, false);
-    const auto local_mean = mean.to(torch::kCPU, torch::kDouble);
-    const auto local_square = variance.to(torch::kCPU, torch::kDouble).add(local_mean.square());
-    auto sums = torch::cat({local_mean, local_square, torch::ones({1}, torch::kDouble)});
+    const auto local_mean = mean.to(torch::kDouble);
+    const auto local_square = variance.to(torch::kDouble).add(local_mean.square());
+    auto sums = torch::cat({local_mean, local_square, torch::ones({1}, local_mean.options())});
     sums.mul_(local_count);
     processes->sum(sums);
     auto kept = c10::make_intrusive<SyncBatchNormContext>();
     kept->count = sums[2 * channels].item<double>();
     kept->processes = processes;
     const auto moments = sums.narrow(0, 0, 2 * channels).view({2, channels}).div(kept->count);
-    kept->normalization = bsconv::detail::normalize_by_moments(norm, moments.to(input.device()),
-                                                               static_cast<int64_t>(kept->count));
+    kept->normalization =
+        bsconv::detail::normalize_by_moments(norm, moments, static_cast<int64_t>(kept->count));
     context->saved_data["norm"] = torch::IValue::make_capsule(kept);
     context->saved_data["has_weight"] = weight.has_value();
     context->saved_data["has_bias"] = bias.has_value();
@@ -74,9 +74,9 @@ class SyncBatchNormFunction : public torch::autograd::Function<SyncBatchNormFunc
                             along(normalization.deviation.reciprocal(), input);
     const auto bias_gradient = gradient.sum(axes);
     const auto weight_gradient = (gradient * normalized).sum(axes);
-    auto sums = torch::stack({bias_gradient, weight_gradient}).to(torch::kCPU, torch::kDouble);
+    auto sums = torch::stack({bias_gradient, weight_gradient}).to(torch::kDouble);
     kept.processes->sum(sums);
-    const auto means = (sums / kept.count).to(input.device());
+    const auto means = sums / kept.count;
     const auto input_gradient =
         along(normalization.scale, input) *
         (gradient - along(means[0], input) - normalized * along(means[1], input));

@@ -23,7 +23,7 @@ class Communicator {
   /// How many processes there are.
   virtual int64_t world_size() const = 0;
 
-  /// Replaces `tensor`, float64 on the CPU, by its sum over all processes.
+  /// Replaces `tensor`, contiguous float64 on any device, by its sum over all processes.
   virtual void sum(torch::Tensor& tensor) = 0;
   /// Copies the tensors, on any device, from process 0 to all others.
   virtual void broadcast(const std::vector<torch::Tensor>& tensors) = 0;
