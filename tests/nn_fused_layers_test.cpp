@@ -178,6 +178,21 @@ TEST(FusedLayers, BatchNormAloneAndWithActivation) {
                    torch::randn({4, 16, 9, 7}));
 }
 
+// Images in, `data_bn` in front of networks: some pixels together fill the vectors.
+TEST(FusedLayers, BatchNormOfChannelsThatFillNoVector) {
+  torch::manual_seed(6);
+  for (const int64_t channels : {1, 3, 5, 12, 17}) {
+    for (const bool with_relu : {false, true}) {
+      SCOPED_TRACE(channels);
+      expect_same_step(chain_of(BatchNorm2d(channels), false, with_relu, channels),
+                       torch::randn({4, channels, 6, 16}) * 3 + 2);
+    }
+  }
+  auto odd = chain_of(BatchNorm2d(3), false, true, 3);
+  odd->train();
+  EXPECT_FALSE(is_fused(*odd, torch::randn({4, 3, 5, 5})));
+}
+
 TEST(FusedLayers, UnitsOfNetworks) {
   for (const std::string name :
        {"cifar_resnet20_bsconvu", "cifar_resnet20", "cifar_preresnet20_bsconvu"}) {

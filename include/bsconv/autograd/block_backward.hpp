@@ -103,7 +103,7 @@ class BlockBackward {
 
   void run_depthwise() {
     const int64_t taps = block_.geometry.kernel[0] * block_.geometry.kernel[1];
-    const ImageParts parts(x_.images);
+    const ImageParts parts(x_.images, mid_ * out_);
     auto products = parts.zeros(mid_ * out_, torch::kFloat);
     auto sums = parts.zeros(out_, torch::kFloat);
     auto by_tap = parts.zeros(taps * out_, torch::kFloat);
@@ -286,7 +286,7 @@ class BlockBackward {
 
   // The gradients of the first pointwise convolution.
   void run_first(bool needs_input_gradient) {
-    const ImageParts parts(x_.images);
+    const ImageParts parts(x_.images, x_.channels * padded_);
     auto products = parts.zeros(x_.channels * padded_, torch::kFloat);
     std::optional<PackedPointwise> back;
     const int64_t in = whole_vectors(x_.channels, width_);

@@ -47,15 +47,16 @@ class BlockForward {
         normalize(convolved, statistics->outer, block_.activation, residual, *kernels_.forward);
   }
 
-  /// `activation(input * scale + shift + residual)`, `[N, C, H, W]`, channels_last.
+  /// `activation(input * scale + shift + residual)`, `[N, C, H, W]`, channels_last, in whole
+  /// vectors of `group` pixels.
   static torch::Tensor normalize(const torch::Tensor& input, const Normalization& norm,
                                  kernels::Activation activation, const torch::Tensor& residual,
-                                 const kernels::KernelTable& kernels) {
+                                 const kernels::KernelTable& kernels, int64_t group = 1) {
     auto result = empty_images(input, input.size(1), input.size(2), input.size(3));
-    const auto from = pixels_of(input);
-    const auto to = pixels_of(result);
-    const auto scale = kernels::pack_channels(norm.scale, kernels.width);
-    const auto shift = kernels::pack_channels(norm.shift(), kernels.width);
+    const auto from = pixels_of(input).grouped(group);
+    const auto to = pixels_of(result).grouped(group);
+    const auto scale = kernels::pack_channels(norm.scale.repeat({group}), kernels.width);
+    const auto shift = kernels::pack_channels(norm.shift().repeat({group}), kernels.width);
     const float* added = residual.defined() ? residual.const_data_ptr<float>() : nullptr;
     const int64_t size = from.pixels() * from.channels;
     ImageParts(from.images).run([&](int64_t, int64_t begin, int64_t end) {
@@ -98,7 +99,7 @@ class BlockForward {
       middle = pad_channels(input, padded);
     }
     u_ = middle.defined() ? PixelTensor(middle, false) : x;
-    const ImageParts parts(x.images);
+    const ImageParts parts(x.images, normalized ? mid * padded : 0);
     torch::Tensor sums;
     torch::Tensor products;
     if (normalized) {

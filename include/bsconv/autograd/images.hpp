@@ -9,8 +9,10 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <numeric>
 #include <vector>
 
 /// \file
@@ -35,6 +37,17 @@ struct PixelTensor {
         height(tensor.size(channels_first ? 2 : 1)),
         width(tensor.size(channels_first ? 3 : 2)),
         channels(tensor.size(channels_first ? 1 : 3)) {}
+
+  /// The same values with `group` adjacent pixels as one, in one row.
+  PixelTensor grouped(int64_t group) const {
+    PixelTensor result = *this;
+    if (group != 1) {
+      result.height = 1;
+      result.width = pixels() / group;
+      result.channels = channels * group;
+    }
+    return result;
+  }
 
   /// Pixels of an image.
   int64_t pixels() const { return height * width; }
@@ -76,14 +89,23 @@ inline int64_t whole_vectors(int64_t channels, int64_t width) {
   return (channels + width - 1) / width * width;
 }
 
+/// The fewest adjacent pixels whose channels together are whole vectors.
+inline int64_t pixels_per_group(int64_t channels, int64_t width) {
+  return width / std::gcd(channels, width);
+}
+
 /// Images are dealt out in parts, whose sums are added in order: results don't depend on which
-/// thread does which, nor, up to 4 threads, on their number.
+/// thread does which, nor, up to 4 threads, on their number. A thread that is done with
+/// its own takes over parts of others, which may be slower, be it by other work on their processor.
 class ImageParts {
  public:
-  /// Parts of `images` images.
-  explicit ImageParts(int64_t images)
+  /// Parts of `images` images, each of which adds up `sums` values: many of few values, few of
+  /// many.
+  explicit ImageParts(int64_t images, int64_t sums = 0)
       : images_(images),
-        count_(std::min(images, std::max<int64_t>(fewest, at::get_num_threads()))) {}
+        count_(std::min(
+            images, std::max<int64_t>(at::get_num_threads(),
+                                      std::clamp<int64_t>(all_sums / (sums + 1), fewest, most)))) {}
 
   /// How many parts there are.
   int64_t count() const { return count_; }
@@ -91,9 +113,18 @@ class ImageParts {
   /// Calls `work(part, first image, one behind the last)` for all parts, on LibTorch's threads.
   template <class Work>
   void run(const Work& work) const {
+    std::vector<std::atomic<bool>> taken(static_cast<std::size_t>(count_));
+    const auto take = [&](int64_t part) {
+      if (!taken[static_cast<std::size_t>(part)].exchange(true)) {
+        work(part, part * images_ / count_, (part + 1) * images_ / count_);
+      }
+    };
     parallel_for(count_, [&](int64_t begin, int64_t end) {
       for (int64_t part = begin; part < end; ++part) {
-        work(part, part * images_ / count_, (part + 1) * images_ / count_);
+        take(part);
+      }
+      for (int64_t part = count_ - 1; part >= 0; --part) {
+        take(part);
       }
     });
   }
@@ -105,6 +136,8 @@ class ImageParts {
 
  private:
   static constexpr int64_t fewest = 4;
+  static constexpr int64_t most = 16;
+  static constexpr int64_t all_sums = int64_t{1} << 17U;
   int64_t images_;
   int64_t count_;
 };

@@ -18,16 +18,21 @@ class NormalizationBackward {
  public:
   /// For `gradient`, the gradient of `activation(norm(input) + residual)`. All are `[N, C, H, W]`,
   /// float, channels_last. `output` is that function's value; it is used if there was a residual.
+  /// Whole vectors are those of `group` pixels; `rows` then tells such groups apart.
   NormalizationBackward(const torch::Tensor& gradient, const torch::Tensor& input,
                         const torch::Tensor& output, bool with_residual, const Normalization& norm,
-                        kernels::Activation activation, const kernels::TrainingKernelTable& kernels)
-      : gradient_tensor_(gradient), input_(pixels_of(input)) {
+                        kernels::Activation activation, const kernels::TrainingKernelTable& kernels,
+                        int64_t group = 1)
+      : gradient_tensor_(gradient), input_(pixels_of(input).grouped(group)) {
     const int64_t width = kernels.forward->width;
-    const int64_t channels = input.size(1);
-    const auto from = pixels_of(gradient);
-    scale_ = kernels::pack_channels(norm.scale, width);
-    shift_ = kernels::pack_channels(norm.shift(), width);
-    const auto mean = kernels::pack_channels(norm.mean, width);
+    const int64_t channels = input_.channels;
+    const auto pack = [&](const torch::Tensor& values) {
+      return kernels::pack_channels(values.repeat({group}), width);
+    };
+    const auto from = pixels_of(gradient).grouped(group);
+    scale_ = pack(norm.scale);
+    shift_ = pack(norm.shift());
+    const auto mean = pack(norm.mean);
     PixelTensor passed;
     kernels::GradientSums g;
     g.slope.activation = activation;
@@ -36,8 +41,8 @@ class NormalizationBackward {
     if (with_residual) {
       residual_gradient = activation == kernels::Activation::identity
                               ? gradient
-                              : empty_images(input, channels, input.size(2), input.size(3));
-      passed = pixels_of(residual_gradient);
+                              : empty_images(input, input.size(1), input.size(2), input.size(3));
+      passed = pixels_of(residual_gradient).grouped(group);
     } else {
       g.slope.scale = scale_.data();
       g.slope.shift = shift_.data();
@@ -71,13 +76,13 @@ class NormalizationBackward {
         }
       }
     });
-    totals = totals.sum(0).view({2, channels});
+    totals = totals.sum(0).view({2, group, input.size(1)}).sum(1);
     bias = totals[0];
     weight = totals[1] / norm.deviation;
-    const auto count = static_cast<double>(from.images * from.pixels());
+    const auto count = static_cast<double>(from.images * from.pixels() * group);
     const auto by_input = -norm.scale * weight / (norm.deviation * count);
-    by_input_ = kernels::pack_channels(by_input, width);
-    constant_ = kernels::pack_channels(-norm.scale * bias / count - by_input * norm.mean, width);
+    by_input_ = pack(by_input);
+    constant_ = pack(-norm.scale * bias / count - by_input * norm.mean);
     gradient_ = with_residual ? passed : from;
     activation_ = with_residual ? kernels::Activation::identity : activation;
   }

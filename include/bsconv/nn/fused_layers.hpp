@@ -41,11 +41,9 @@ inline bool is_plain_if_any(const torch::Tensor& tensor) {
   return !tensor.defined() || is_plain(tensor);
 }
 
-/// The fused operators, if images `[N, C, H, W]` can be trained on them at this moment, to
-/// `channels` channels: nobody watches operators, and nothing else has been switched on for them.
-/// Else null.
-inline const TrainingOperators* training_operators_for(const torch::Tensor& input,
-                                                       int64_t channels) {
+/// The fused operators, if images `[N, C, H, W]` can be trained on them at this moment: nobody
+/// watches operators, and nothing else has been switched on for them. Else null.
+inline const TrainingOperators* training_operators_for(const torch::Tensor& input) {
   const auto* operators = training_operators().load();
   const bool applies =
       operators != nullptr && fused_training_enabled() && torch::GradMode::is_enabled() &&
@@ -54,9 +52,15 @@ inline const TrainingOperators* training_operators_for(const torch::Tensor& inpu
       !c10::impl::tls_local_dispatch_key_set().included_.has_any(
           c10::DispatchKeySet({c10::DispatchKey::Tracer, c10::DispatchKey::FuncTorchVmapMode,
                                c10::DispatchKey::FuncTorchDynamicLayerFrontMode,
-                               c10::DispatchKey::Python, capture_key})) &&
-      operators->supports(channels);
+                               c10::DispatchKey::Python, capture_key}));
   return applies ? operators : nullptr;
+}
+
+/// The same for layers with `channels` output channels.
+inline const TrainingOperators* training_operators_for(const torch::Tensor& input,
+                                                       int64_t channels) {
+  const auto* operators = training_operators_for(input);
+  return operators != nullptr && operators->supports(channels) ? operators : nullptr;
 }
 
 /// `norm` as the kernels take it; none if they can't, over `values` values a channel.
@@ -172,10 +176,9 @@ inline std::optional<torch::Tensor> fused_layer(const torch::Tensor& input, cons
 inline std::optional<torch::Tensor> fused_norm(const torch::Tensor& input,
                                                const torch::nn::BatchNorm2dImpl& norm,
                                                const Followers& followers) {
-  const auto* operators = norm.is_training() && input.dim() == 4
-                              ? training_operators_for(input, input.size(1))
-                              : nullptr;
-  if (operators == nullptr) {
+  const auto* operators = norm.is_training() ? training_operators_for(input) : nullptr;
+  if (operators == nullptr ||
+      !operators->supports_norm(input.size(1), input.size(2) * input.size(3))) {
     return std::nullopt;
   }
   const auto settings = training_norm(norm, input.size(1), input.numel() / input.size(1));
