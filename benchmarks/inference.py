@@ -16,13 +16,12 @@ import contextlib
 import io
 import json
 import os
-import platform
-import subprocess
-import sys
 import tempfile
 import time
 import warnings
 from pathlib import Path
+
+import common
 
 CIFAR = [
     f"cifar_resnet{depth}_{kind}" for kind in ("bsconvu", "bsconvs_p1d4") for depth in (20, 56, 110)
@@ -118,13 +117,6 @@ def make_peers(name, batch, threads, inductor):
     return peers
 
 
-def run_ours(program, name, batch, threads, seconds):
-    """The row that `bsconv bench` prints."""
-    command = [program, "bench", name, "--batch", str(batch), "--threads", str(threads)]
-    command += ["--seconds", str(seconds), "--format", "json"]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-
-
 def measure(arguments, name, batch, threads):
     peers = make_peers(name, batch, threads, not arguments.no_inductor)
     ms = {}
@@ -133,7 +125,7 @@ def measure(arguments, name, batch, threads):
         for peer, call in peers.items():
             taken = least_ms(call, arguments.seconds)
             ms[peer] = min(ms.get(peer, taken), taken)
-        ours = run_ours(arguments.program, name, batch, threads, 2 * arguments.seconds)
+        ours = common.bench(arguments.program, name, batch, threads, 2 * arguments.seconds)
         ms["fused"] = min(ms.get("fused", ours["ms"]["fused"]), ours["ms"]["fused"])
         work = ours["gmacs"] * ours["ms"]["fused"]
         peak = max(peak, ours["gmacs"] / ours["peak_share"])
@@ -145,14 +137,6 @@ def measure(arguments, name, batch, threads):
         "gmacs": round(work / ms["fused"], 2),
         "peak_gmacs": round(peak, 2),
     }
-
-
-def processor():
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor()
 
 
 def ratio(row):
@@ -169,7 +153,7 @@ def write_table(rows, file):
     ways = ["eager", "eager_channels_last", "torchscript", "inductor_freezing", "onnxruntime"]
     ways += ["openvino_f32", "openvino_bf16"]
     lines = [
-        f"Processor: {processor()}. How many times as long as the optimized model each takes; the",
+        f"Processor: {common.processor()}. How many times as long as the optimized model each takes; the",
         "last columns: the least of Inductor, ONNX Runtime and OpenVINO in f32, and the share of the",
         "measured multiply-add peak that the optimized model reaches.",
         "",
@@ -219,26 +203,13 @@ def main():
     warnings.simplefilter("ignore")
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     arguments.out.mkdir(parents=True, exist_ok=True)
-    results = arguments.out / "results.jsonl"
-    rows = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
-    done = {(row["model"], row["batch"], row["threads"]) for row in rows}
+    results = common.Results(arguments.out / "results.jsonl")
     for setting in arguments.settings.split(","):
         batch, threads = map(int, setting.split("x"))
         for name in arguments.models:
-            if (name, batch, threads) in done:
-                continue
-            # A process a model: nothing that one peer leaves behind slows the next model.
-            pid = os.fork()
-            if pid == 0:
-                row = measure(arguments, name, batch, threads)
-                with results.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
-                os._exit(0)
-            if os.waitpid(pid, 0)[1] != 0:
-                sys.exit(f"{name} failed")
-            row = json.loads(results.read_text().splitlines()[-1])
+            row = results.measured(name, batch, threads, lambda: measure(arguments, name, batch, threads))
             print(f"{name:34} batch {batch} threads {threads}: {ratio(row):.2f}", flush=True)
-    rows = [json.loads(line) for line in results.read_text().splitlines()]
+    rows = results.rows
     write_table(rows, arguments.out / "inference.md")
     write_plot(rows, arguments.out / "inference.svg")
 

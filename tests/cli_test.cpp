@@ -98,6 +98,27 @@ TEST_F(Cli, BenchPrintsALineAModel) {
   EXPECT_THAT(table.output, HasSubstr("depthwise 3x3 + residual + relu"));
 }
 
+TEST_F(Cli, BenchTimesTrainingAndTellsItsMemory) {
+  const std::vector<std::string> flags = {"bench",   "--train",   "cifar_resnet20_bsconvu",
+                                          "--batch", "4",         "--threads",
+                                          "1",       "--seconds", "0.01"};
+  auto json = flags;
+  json.insert(json.end(), {"--format", "json"});
+  const auto result = run(json);
+  ASSERT_EQ(result.code, 0) << result.output;
+  const auto row = nlohmann::json::parse(result.output);
+  EXPECT_EQ(row.at("model"), "cifar_resnet20_bsconvu");
+  EXPECT_EQ(row.at("device"), "cpu");
+  EXPECT_GT(row.at("images_per_s").at("eager").get<double>(), 0.0);
+  EXPECT_GT(row.at("images_per_s").at("fused").get<double>(), 0.0);
+  const auto memory = row.at("peak_mib");
+  EXPECT_GT(memory.at("fused").get<double>(), 1.0);
+  EXPECT_LT(memory.at("fused").get<double>(), memory.at("eager").get<double>());
+  const auto table = run(flags);
+  EXPECT_EQ(table.code, 0);
+  EXPECT_THAT(table.output, HasSubstr("fused MiB"));
+}
+
 TEST_F(Cli, ConvertsAndInspectsWeights) {
   const TemporaryDirectory directory;
   const std::string golden = BSCONV_TEST_DATA_DIR "/pth/";

@@ -30,8 +30,9 @@ void print_header(const TrainingBench& bench, double peak) {
   }
   std::cout << ". Most images a second:\n"
             << std::left << std::setw(36) << "model" << std::right << std::setw(10) << "eager"
-            << std::setw(10) << "fused" << std::setw(9) << "speedup" << std::setw(10) << "GMAC/s"
-            << std::setw(8) << "share" << '\n';
+            << std::setw(10) << "fused" << std::setw(9) << "speedup" << std::setw(11) << "eager MiB"
+            << std::setw(11) << "fused MiB" << std::setw(10) << "GMAC/s" << std::setw(8) << "share"
+            << '\n';
 }
 
 void bench_model(const TrainingBench& bench, const std::string& name, double peak) {
@@ -55,6 +56,15 @@ void bench_model(const TrainingBench& bench, const std::string& name, double pea
   std::vector<Candidate> candidates = {{"eager", [&] { step(false); }},
                                        {"fused", [&] { step(true); }}};
   time_in_turn(candidates, bench.seconds);
+  // A graph's memory on a GPU is not reported as that of single operators is.
+  const auto mebibytes = [&](const Candidate& candidate) {
+    if (!bench.device.is_cpu()) {
+      return 0.0;
+    }
+    return static_cast<double>(bsconv::peak_memory(candidate.call)) / (1 << 20);
+  };
+  const double eager_memory = mebibytes(candidates[0]);
+  const double fused_memory = mebibytes(candidates[1]);
   const auto images = static_cast<double>(bench.batch);
   const double eager = images / candidates[0].best;
   const double fused = images / candidates[1].best;
@@ -62,20 +72,24 @@ void bench_model(const TrainingBench& bench, const std::string& name, double pea
   // and of the weights is the same.
   const double rate = 3.0 * multiply_adds / candidates[1].best;
   if (bench.json) {
-    const nlohmann::ordered_json row = {{"model", name},
-                                        {"batch", bench.batch},
-                                        {"threads", torch::get_num_threads()},
-                                        {"device", bench.device.str()},
-                                        {"images_per_s", {{"eager", eager}, {"fused", fused}}},
-                                        {"gmacs", rate * 1e-9},
-                                        {"peak_share", peak > 0 ? rate / peak : 0.0}};
+    nlohmann::ordered_json row = {{"model", name},
+                                  {"batch", bench.batch},
+                                  {"threads", torch::get_num_threads()},
+                                  {"device", bench.device.str()},
+                                  {"images_per_s", {{"eager", eager}, {"fused", fused}}},
+                                  {"gmacs", rate * 1e-9},
+                                  {"peak_share", peak > 0 ? rate / peak : 0.0}};
+    if (bench.device.is_cpu()) {
+      row["peak_mib"] = {{"eager", eager_memory}, {"fused", fused_memory}};
+    }
     std::cout << row.dump() << std::endl;
     return;
   }
   std::cout << std::left << std::setw(36) << name << std::right << std::fixed
             << std::setprecision(0) << std::setw(10) << eager << std::setw(10) << fused
-            << std::setprecision(2) << std::setw(9) << fused / eager << std::setprecision(1)
-            << std::setw(10) << rate * 1e-9;
+            << std::setprecision(2) << std::setw(9) << fused / eager << std::setprecision(0)
+            << std::setw(11) << eager_memory << std::setw(11) << fused_memory
+            << std::setprecision(1) << std::setw(10) << rate * 1e-9;
   if (peak > 0) {
     std::cout << std::setw(7) << 100.0 * rate / peak << "%";
   }

@@ -4,7 +4,8 @@
 /// \file
 /// The profiler: what a model costs, module by module.
 
-#include <bsconv/profile/cost.hpp>      // IWYU pragma: export
-#include <bsconv/profile/profile.hpp>   // IWYU pragma: export
-#include <bsconv/profile/profiler.hpp>  // IWYU pragma: export
-#include <bsconv/profile/table.hpp>     // IWYU pragma: export
+#include <bsconv/profile/cost.hpp>         // IWYU pragma: export
+#include <bsconv/profile/peak_memory.hpp>  // IWYU pragma: export
+#include <bsconv/profile/profile.hpp>      // IWYU pragma: export
+#include <bsconv/profile/profiler.hpp>     // IWYU pragma: export
+#include <bsconv/profile/table.hpp>        // IWYU pragma: export

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: BSD-3-Clause-Clear
+"""What the benchmarks of whole models share."""
+import contextlib
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+
+def processor():
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor()
+
+
+def bench(program, name, batch, threads, seconds, *flags):
+    """The row that `bsconv bench` prints."""
+    command = [program, "bench", name, "--batch", str(batch), "--threads", str(threads)]
+    command += ["--seconds", str(seconds), "--format", "json", *flags]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+class Results:
+    """Rows as lines of JSON in a file, of which a later run goes on."""
+
+    def __init__(self, file):
+        self.file = file
+        self.rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+    def measured(self, name, batch, threads, measure):
+        """The row of a model: as it stands in the file, or what `measure` returns.
+
+        It is measured in a process of its own: nothing that one peer leaves behind slows the next
+        model.
+        """
+        for row in self.rows:
+            if (row["model"], row["batch"], row["threads"]) == (name, batch, threads):
+                return row
+        pid = os.fork()
+        if pid == 0:
+            row = measure()
+            with self.file.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            os._exit(0)
+        if os.waitpid(pid, 0)[1] != 0:
+            sys.exit(f"{name} failed")
+        self.rows.append(json.loads(self.file.read_text().splitlines()[-1]))
+        return self.rows[-1]
