@@ -163,7 +163,7 @@ int cifar100(const std::string& path, const std::string& root, int64_t epochs,
     bsconv::weights::load_state_dict(*model, checkpoint.model);
     return model;
   };
-  const Task task{load, training, test, first_batches(training, 512)};
+  const Task task{load, training, test, first_batches(training, 2048)};
   auto trained = load();
   std::cout << "trained: " << accuracy(trained, task) << " %, " << bsconv::parameter_count(*trained)
             << " parameters" << std::endl;

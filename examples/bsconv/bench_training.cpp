@@ -57,14 +57,16 @@ void bench_model(const TrainingBench& bench, const std::string& name, double pea
                                        {"fused", [&] { step(true); }}};
   time_in_turn(candidates, bench.seconds);
   // A graph's memory on a GPU is not reported as that of single operators is.
-  const auto mebibytes = [&](const Candidate& candidate) {
+  const auto mebibytes = [&](const Candidate& candidate, bsconv::train::Trainer& trainer) {
     if (!bench.device.is_cpu()) {
       return 0.0;
     }
+    // Gradients count as a part of the step.
+    trainer.module().zero_grad(/*set_to_none=*/true);
     return static_cast<double>(bsconv::peak_memory(candidate.call)) / (1 << 20);
   };
-  const double eager_memory = mebibytes(candidates[0]);
-  const double fused_memory = mebibytes(candidates[1]);
+  const double eager_memory = mebibytes(candidates[0], eager_trainer);
+  const double fused_memory = mebibytes(candidates[1], fused_trainer);
   const auto images = static_cast<double>(bench.batch);
   const double eager = images / candidates[0].best;
   const double fused = images / candidates[1].best;

@@ -43,7 +43,10 @@ class AllocationObserver : public c10::MemoryReportingInfoBase {
 /// The most bytes of tensors, on whatever device, that are alive at once while `function()` runs,
 /// beyond those that were before: activations, gradients and what operators need meanwhile. What
 /// LibTorch's allocators don't hand out (memory within libraries, scratch of a few hundred KiB
-/// within this library's kernels) isn't counted. Takes the place of a running profiler of LibTorch.
+/// within this library's kernels) isn't counted.
+///
+/// LibTorch prints a warning if tensors end meanwhile that were there before. Takes the place of a
+/// running profiler of LibTorch.
 template <class Function>
 int64_t peak_memory(Function&& function) {
   const auto observer = std::make_shared<detail::AllocationObserver>();
