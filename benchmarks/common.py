@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: BSD-3-Clause-Clear
 """What the benchmarks of whole models share."""
 import contextlib
+import io
 import json
 import os
 import platform
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 
@@ -15,6 +17,30 @@ def processor():
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor()
+
+
+def input_of(name):
+    """The side of a model's images and its number of classes."""
+    return (32, 100) if name.startswith("cifar_") else (224, 1000)
+
+
+def reference_model(name):
+    """The Python package's model, without what it prints."""
+    import bsconv.pytorch
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        return bsconv.pytorch.get_model(name, num_classes=input_of(name)[1])
+
+
+def least_seconds(call, seconds, fewest):
+    """The least seconds of a call, over at least `seconds` and `fewest` calls."""
+    times = []
+    start = time.perf_counter()
+    while len(times) < fewest or time.perf_counter() - start < seconds:
+        begin = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - begin)
+    return min(times)
 
 
 def bench(program, name, batch, threads, seconds, *flags):

@@ -12,12 +12,8 @@ table as Markdown and a plot as SVG, and goes on where it was stopped.
 Needs the packages of requirements.txt in a virtual environment.
 """
 import argparse
-import contextlib
-import io
-import json
 import os
 import tempfile
-import time
 import warnings
 from pathlib import Path
 
@@ -40,30 +36,17 @@ MODELS = CIFAR + [
 RIVALS = ("onnxruntime", "openvino_f32", "inductor_freezing")
 
 
-def least_ms(call, seconds):
-    """The least milliseconds of a call, over at least `seconds` and three calls."""
-    times = []
-    start = time.perf_counter()
-    while len(times) < 3 or time.perf_counter() - start < seconds:
-        begin = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - begin)
-    return min(times) * 1e3
-
-
 def make_peers(name, batch, threads, inductor):
     """Callables by name that run one batch each."""
-    import bsconv.pytorch
     import onnxruntime
     import openvino
     import torch
 
     torch.set_num_threads(threads)
-    side, classes = (32, 100) if name.startswith("cifar_") else (224, 1000)
+    side, _ = common.input_of(name)
 
     def make():
-        with contextlib.redirect_stdout(io.StringIO()):
-            return bsconv.pytorch.get_model(name, num_classes=classes).eval()
+        return common.reference_model(name).eval()
 
     x = torch.randn(batch, 3, side, side)
     x_last = x.to(memory_format=torch.channels_last)
@@ -123,7 +106,7 @@ def measure(arguments, name, batch, threads):
     peak = 0.0
     for _ in range(arguments.rounds):
         for peer, call in peers.items():
-            taken = least_ms(call, arguments.seconds)
+            taken = 1e3 * common.least_seconds(call, arguments.seconds, 3)
             ms[peer] = min(ms.get(peer, taken), taken)
         ours = common.bench(arguments.program, name, batch, threads, 2 * arguments.seconds)
         ms["fused"] = min(ms.get("fused", ours["ms"]["fused"]), ours["ms"]["fused"])

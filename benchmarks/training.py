@@ -13,9 +13,6 @@ the models are ResNets of growing depth and WRNs of growing width, and a plot as
 Needs the packages of requirements.txt in a virtual environment.
 """
 import argparse
-import contextlib
-import io
-import time
 import warnings
 from pathlib import Path
 
@@ -41,14 +38,11 @@ class Peer:
     """The Python package's model with its optimizer, on one batch."""
 
     def __init__(self, name, batch, device, channels_last, compiled):
-        import bsconv.pytorch
         import torch
 
-        side, classes = (32, 100) if name.startswith("cifar_") else (224, 1000)
+        side, classes = common.input_of(name)
         layout = torch.channels_last if channels_last else torch.contiguous_format
-        with contextlib.redirect_stdout(io.StringIO()):
-            model = bsconv.pytorch.get_model(name, num_classes=classes)
-        self.model = model.to(device).to(memory_format=layout)
+        self.model = common.reference_model(name).to(device).to(memory_format=layout)
         self.forward = torch.compile(self.model) if compiled else self.model
         self.optimizer = torch.optim.SGD(
             self.model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4
@@ -68,17 +62,6 @@ class Peer:
         return loss.item()
 
 
-def least_seconds(call, seconds):
-    """The least seconds of a call, over at least `seconds` and two calls."""
-    times = []
-    start = time.perf_counter()
-    while len(times) < 2 or time.perf_counter() - start < seconds:
-        begin = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - begin)
-    return min(times)
-
-
 def measure(arguments, name, batch, threads):
     import torch
 
@@ -96,7 +79,7 @@ def measure(arguments, name, batch, threads):
     peak = 0.0
     for _ in range(arguments.rounds):
         for way, peer in peers.items():
-            rate = batch / least_seconds(peer.step, arguments.seconds)
+            rate = batch / common.least_seconds(peer.step, arguments.seconds, 2)
             rates[way] = max(rates.get(way, 0.0), rate)
         flags = ("--train", "--device", arguments.device)
         ours = common.bench(arguments.program, name, batch, threads, 2 * arguments.seconds, *flags)

@@ -20,20 +20,10 @@
 
 namespace bsconv::detail {
 
-/// The kernels whose vectors divide `channels`, the widest first; null if there are none.
-inline const kernels::TrainingKernelTable* training_kernels_for(int64_t channels) {
-  static const auto tables = kernels::available_kernels();
-  for (const auto* table : tables) {
-    if (channels > 0 && channels % table->width == 0) {
-      return &kernels::training_kernels(*table);
-    }
-  }
-  return nullptr;
-}
-
-/// The kernels for a batch normalization of images of `pixels` pixels, the widest first: those
-/// whose vectors some adjacent pixels fill. Null if there are none.
-inline const kernels::TrainingKernelTable* norm_kernels_for(int64_t channels, int64_t pixels) {
+/// The kernels whose vectors `pixels` pixels fill, some adjacent ones each, the widest first; null
+/// if there are none. With one pixel, vectors divide `channels`.
+inline const kernels::TrainingKernelTable* training_kernels_for(int64_t channels,
+                                                                int64_t pixels = 1) {
   static const auto tables = kernels::available_kernels();
   for (const auto* table : tables) {
     if (channels > 0 && pixels % pixels_per_group(channels, table->width) == 0) {
@@ -46,9 +36,8 @@ inline const kernels::TrainingKernelTable* norm_kernels_for(int64_t channels, in
 /// Fills in the table that layers look at.
 inline bool register_training_operators() {
   static const TrainingOperators operators = {
-      [](int64_t channels) { return training_kernels_for(channels) != nullptr; },
       [](int64_t channels, int64_t pixels) {
-        return norm_kernels_for(channels, pixels) != nullptr;
+        return training_kernels_for(channels, pixels) != nullptr;
       },
       [](const torch::Tensor& input, const TrainingBlock& block, const torch::Tensor& residual) {
         return run_block(input, block, residual, *training_kernels_for(block.pointwise.size(0)));
@@ -56,7 +45,7 @@ inline bool register_training_operators() {
       [](const torch::Tensor& input, const TrainingBatchNorm& norm, kernels::Activation activation,
          const torch::Tensor& residual) {
         return run_norm(input, norm, activation, residual,
-                        *norm_kernels_for(input.size(1), input.size(2) * input.size(3)));
+                        *training_kernels_for(input.size(1), input.size(2) * input.size(3)));
       }};
   training_operators().store(&operators);
   return true;

@@ -47,14 +47,14 @@ class BlockForward {
         normalize(convolved, statistics->outer, block_.activation, residual, *kernels_.forward);
   }
 
-  /// `activation(input * scale + shift + residual)`, `[N, C, H, W]`, channels_last, in whole
-  /// vectors of `group` pixels.
+  /// `activation(input * scale + shift + residual)`, `[N, C, H, W]`, channels_last.
   static torch::Tensor normalize(const torch::Tensor& input, const Normalization& norm,
                                  kernels::Activation activation, const torch::Tensor& residual,
-                                 const kernels::KernelTable& kernels, int64_t group = 1) {
+                                 const kernels::KernelTable& kernels) {
     auto result = empty_images(input, input.size(1), input.size(2), input.size(3));
-    const auto from = pixels_of(input).grouped(group);
-    const auto to = pixels_of(result).grouped(group);
+    const auto from = whole_vectors_of(input, kernels.width);
+    const auto to = whole_vectors_of(result, kernels.width);
+    const int64_t group = from.channels / input.size(1);
     const auto scale = kernels::pack_channels(norm.scale.repeat({group}), kernels.width);
     const auto shift = kernels::pack_channels(norm.shift().repeat({group}), kernels.width);
     const float* added = residual.defined() ? residual.const_data_ptr<float>() : nullptr;

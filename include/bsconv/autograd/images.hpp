@@ -38,17 +38,6 @@ struct PixelTensor {
         width(tensor.size(channels_first ? 3 : 2)),
         channels(tensor.size(channels_first ? 1 : 3)) {}
 
-  /// The same values with `group` adjacent pixels as one, in one row.
-  PixelTensor grouped(int64_t group) const {
-    PixelTensor result = *this;
-    if (group != 1) {
-      result.height = 1;
-      result.width = pixels() / group;
-      result.channels = channels * group;
-    }
-    return result;
-  }
-
   /// Pixels of an image.
   int64_t pixels() const { return height * width; }
   /// The first value of an image, or of one of its rows.
@@ -92,6 +81,19 @@ inline int64_t whole_vectors(int64_t channels, int64_t width) {
 /// The fewest adjacent pixels whose channels together are whole vectors.
 inline int64_t pixels_per_group(int64_t channels, int64_t width) {
   return width / std::gcd(channels, width);
+}
+
+/// Refers to `tensor` as `pixels_of` does, but with that many pixels as one, in one row, where the
+/// channels of one are not whole vectors.
+inline PixelTensor whole_vectors_of(const torch::Tensor& tensor, int64_t width) {
+  auto result = pixels_of(tensor);
+  const int64_t group = pixels_per_group(result.channels, width);
+  if (group != 1) {
+    result.width = result.pixels() / group;
+    result.height = 1;
+    result.channels *= group;
+  }
+  return result;
 }
 
 /// Images are dealt out in parts, whose sums are added in order: results don't depend on which

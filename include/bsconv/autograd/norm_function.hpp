@@ -22,8 +22,6 @@ struct NormContext : torch::CustomClassHolder {
   const kernels::TrainingKernelTable* kernels = nullptr;
   /// What it does to the batch.
   Normalization normalization;
-  /// How many pixels the kernels take as one.
-  int64_t group = 1;
 };
 
 /// A batch normalization and what follows it, `activation(norm(input) + residual)`, as one
@@ -45,10 +43,9 @@ class NormFunction : public torch::autograd::Function<NormFunction> {
     kept->norm.weight = kept->norm.bias = torch::Tensor();
     kept->activation = activation;
     kept->kernels = kernels;
-    kept->group = pixels_per_group(input.size(1), kernels->forward->width);
-    kept->normalization = normalization(input, norm, *kernels, kept->group);
+    kept->normalization = normalization(input, norm, *kernels);
     auto output = BlockForward::normalize(input, kept->normalization, activation, residual,
-                                          *kernels->forward, kept->group);
+                                          *kernels->forward);
     context->saved_data["norm"] = torch::IValue::make_capsule(kept);
     const bool keeps_output = residual.defined() && activation != kernels::Activation::identity;
     context->save_for_backward(
@@ -72,10 +69,10 @@ class NormFunction : public torch::autograd::Function<NormFunction> {
     }
     const NormalizationBackward backward(channels_last(gradients[0]), saved[0], saved[4],
                                          saved[1].defined(), kept.normalization, kept.activation,
-                                         *kept.kernels, kept.group);
+                                         *kept.kernels);
     torch::autograd::variable_list result(argument_count);
     if (context->needs_input_grad(0)) {
-      result[0] = input_gradient(saved[0], backward, *kept.kernels, kept.group);
+      result[0] = input_gradient(saved[0], backward, *kept.kernels);
     }
     result[1] = backward.residual_gradient;
     if (saved[2].defined()) {
@@ -91,8 +88,8 @@ class NormFunction : public torch::autograd::Function<NormFunction> {
   static constexpr std::size_t argument_count = 7;
 
   static Normalization normalization(const torch::Tensor& images, const TrainingBatchNorm& norm,
-                                     const kernels::TrainingKernelTable& kernels, int64_t group) {
-    const auto x = pixels_of(images).grouped(group);
+                                     const kernels::TrainingKernelTable& kernels) {
+    const auto x = whole_vectors_of(images, kernels.forward->width);
     const ImageParts parts(x.images);
     const auto totals = parts.zeros(2 * x.channels, torch::kDouble);
     parts.run([&](int64_t part, int64_t begin, int64_t end) {
@@ -101,16 +98,16 @@ class NormFunction : public torch::autograd::Function<NormFunction> {
         add_moments(kernels, x.at(image), x.pixels(), x.channels, to);
       }
     });
-    const int64_t count = x.images * x.pixels() * group;
-    const auto sums = totals.sum(0).view({2, group, images.size(1)}).sum(1);
+    const int64_t count = images.numel() / images.size(1);
+    const auto sums = totals.sum(0).view({2, -1, images.size(1)}).sum(1);
     return normalize_by_moments(norm, sums / static_cast<double>(count), count);
   }
 
   static torch::Tensor input_gradient(const torch::Tensor& input,
                                       const NormalizationBackward& backward,
-                                      const kernels::TrainingKernelTable& kernels, int64_t group) {
+                                      const kernels::TrainingKernelTable& kernels) {
     auto result = empty_images(input, input.size(1), input.size(2), input.size(3));
-    const auto to = pixels_of(result).grouped(group);
+    const auto to = whole_vectors_of(result, kernels.forward->width);
     ImageParts(to.images).run([&](int64_t, int64_t begin, int64_t end) {
       for (int64_t image = begin; image < end; ++image) {
         auto rows = backward.rows(image, 0, to.height);

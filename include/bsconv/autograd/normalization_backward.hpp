@@ -18,18 +18,18 @@ class NormalizationBackward {
  public:
   /// For `gradient`, the gradient of `activation(norm(input) + residual)`. All are `[N, C, H, W]`,
   /// float, channels_last. `output` is that function's value; it is used if there was a residual.
-  /// Whole vectors are those of `group` pixels; `rows` then tells such groups apart.
+  /// `rows` goes by `whole_vectors_of` them.
   NormalizationBackward(const torch::Tensor& gradient, const torch::Tensor& input,
                         const torch::Tensor& output, bool with_residual, const Normalization& norm,
-                        kernels::Activation activation, const kernels::TrainingKernelTable& kernels,
-                        int64_t group = 1)
-      : gradient_tensor_(gradient), input_(pixels_of(input).grouped(group)) {
+                        kernels::Activation activation, const kernels::TrainingKernelTable& kernels)
+      : gradient_tensor_(gradient), input_(whole_vectors_of(input, kernels.forward->width)) {
     const int64_t width = kernels.forward->width;
     const int64_t channels = input_.channels;
+    const int64_t group = channels / input.size(1);
     const auto pack = [&](const torch::Tensor& values) {
       return kernels::pack_channels(values.repeat({group}), width);
     };
-    const auto from = pixels_of(gradient).grouped(group);
+    const auto from = whole_vectors_of(gradient, width);
     scale_ = pack(norm.scale);
     shift_ = pack(norm.shift());
     const auto mean = pack(norm.mean);
@@ -42,7 +42,7 @@ class NormalizationBackward {
       residual_gradient = activation == kernels::Activation::identity
                               ? gradient
                               : empty_images(input, input.size(1), input.size(2), input.size(3));
-      passed = pixels_of(residual_gradient).grouped(group);
+      passed = whole_vectors_of(residual_gradient, width);
     } else {
       g.slope.scale = scale_.data();
       g.slope.shift = shift_.data();

@@ -17,10 +17,9 @@ namespace bsconv::detail {
 
 /// The fused operators for training.
 struct TrainingOperators {
-  /// Whether there are kernels for blocks of this many output channels.
-  bool (*supports)(int64_t channels);
-  /// Whether there are kernels for normalizations of images of this size.
-  bool (*supports_norm)(int64_t channels, int64_t pixels);
+  /// Whether there are kernels for normalizations of images of this size or, with one pixel, for
+  /// blocks of this many output channels.
+  bool (*supports)(int64_t channels, int64_t pixels);
   /// A block on `input` `[N, C, H, W]` plus `residual`, which may be undefined.
   torch::Tensor (*block)(const torch::Tensor& input, const TrainingBlock& block,
                          const torch::Tensor& residual);

@@ -60,7 +60,7 @@ inline const TrainingOperators* training_operators_for(const torch::Tensor& inpu
 inline const TrainingOperators* training_operators_for(const torch::Tensor& input,
                                                        int64_t channels) {
   const auto* operators = training_operators_for(input);
-  return operators != nullptr && operators->supports(channels) ? operators : nullptr;
+  return operators != nullptr && operators->supports(channels, 1) ? operators : nullptr;
 }
 
 /// `norm` as the kernels take it; none if they can't, over `values` values a channel.
@@ -177,8 +177,7 @@ inline std::optional<torch::Tensor> fused_norm(const torch::Tensor& input,
                                                const torch::nn::BatchNorm2dImpl& norm,
                                                const Followers& followers) {
   const auto* operators = norm.is_training() ? training_operators_for(input) : nullptr;
-  if (operators == nullptr ||
-      !operators->supports_norm(input.size(1), input.size(2) * input.size(3))) {
+  if (operators == nullptr || !operators->supports(input.size(1), input.size(2) * input.size(3))) {
     return std::nullopt;
   }
   const auto settings = training_norm(norm, input.size(1), input.numel() / input.size(1));
