@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <torch/cuda.h>
 #include <torch/utils.h>
 #include <bsconv/data/erase.hpp>
+#include <bsconv/data/every_nth_batch.hpp>
 #include <bsconv/data/loader.hpp>
 #include <bsconv/data/prefetch.hpp>
 
@@ -196,6 +198,26 @@ TEST(DataPrefetch, YieldsTheSameBatchesWhateverTheNumberOfWorkers) {
     }
     EXPECT_FALSE(batches.has_next());
     EXPECT_THAT(error_of([&] { batches.next(); }), HasSubstr("8 batches are used up"));
+  }
+}
+
+TEST(DataPrefetch, MakesBatchesOnTheCallersStream) {
+  const DataLoader on_cpu(numbered(5), LoaderOptions());
+  EXPECT_EQ(on_cpu.device(), torch::kCPU);
+  const DataLoader loader(numbered(250),
+                          LoaderOptions().batch_size(10).device(torch::Device(torch::kCUDA, 0)));
+  EXPECT_EQ(loader.device(), torch::Device(torch::kCUDA, 0));
+  EXPECT_EQ(bsconv::data::EveryNthBatch(loader, {}).device(), loader.device());
+  if (!torch::cuda::is_available()) {
+    GTEST_SKIP() << "there is no CUDA device";
+  }
+  const c10::impl::VirtualGuardImpl guard(torch::kCUDA);
+  const c10::StreamGuard beside(guard.getStreamFromGlobalPool(loader.device()));
+  Prefetcher batches(loader, 0, 0, 2);
+  for (int64_t index = 0; batches.has_next(); ++index) {
+    const auto values = batches.next().images.mul(255).mean({1, 2, 3}).cpu();
+    EXPECT_TRUE(values.round().equal(torch::arange(10 * index, 10 * index + 10, torch::kFloat)))
+        << index;
   }
 }
 

@@ -5,6 +5,7 @@
 #include <bsconv/train/progress.hpp>
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <sstream>
 #include <string>
@@ -47,6 +48,33 @@ TEST(TrainMetrics, AStepMayHaveNoRegularization) {
   EXPECT_EQ(step.metrics().regularization, 0);
   step.regularization = torch::tensor(0.25F);
   EXPECT_EQ(step.metrics().regularization, 0.25);
+}
+
+TEST(TrainMetrics, OfManyStepsAreFetchedAtOnce) {
+  EXPECT_TRUE(bsconv::train::metrics_of({}).empty());
+  StepResult first;
+  first.loss = torch::tensor(2.5F);
+  first.cross_entropy = torch::tensor(2.0F);
+  first.regularization = torch::tensor(0.5F);
+  first.correct = torch::tensor(3, torch::kLong);
+  first.correct_top5 = torch::tensor(4, torch::kLong);
+  first.examples = 4;
+  StepResult second = first;
+  second.loss = torch::tensor(1.5F);
+  second.regularization = torch::Tensor();
+  second.correct_top5 = torch::Tensor();
+  second.examples = 6;
+  const auto metrics = bsconv::train::metrics_of({first, second});
+  ASSERT_EQ(metrics.size(), 2U);
+  EXPECT_EQ(metrics[0].loss, 2.5);
+  EXPECT_EQ(metrics[0].cross_entropy, 2.0);
+  EXPECT_EQ(metrics[0].regularization, 0.5);
+  EXPECT_EQ(metrics[0].accuracy, 0.75);
+  EXPECT_EQ(metrics[0].accuracy_top5, 1.0);
+  EXPECT_EQ(metrics[1].loss, 1.5);
+  EXPECT_EQ(metrics[1].regularization, 0.0);
+  EXPECT_EQ(metrics[1].accuracy, 0.5);
+  EXPECT_TRUE(std::isnan(metrics[1].accuracy_top5));
 }
 
 EpochSummary summary() {

@@ -42,6 +42,8 @@ class BatchSource {
   virtual int64_t num_examples() const = 0;
   /// The part of every batch that `get` yields.
   virtual Shard shard() const { return {}; }
+  /// Where the batches lie. They are made on its stream that is the caller's current one.
+  virtual torch::Device device() const { return torch::kCPU; }
   /// Batch `index`, from 0, of `epoch`, from 0. Called from several threads at once.
   virtual Batch get(int64_t epoch, int64_t index) const = 0;
 };

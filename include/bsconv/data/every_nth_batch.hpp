@@ -25,6 +25,8 @@ class EveryNthBatch : public BatchSource {
   /// Those of all processes.
   int64_t num_examples() const override { return source_.num_examples(); }
 
+  torch::Device device() const override { return source_.device(); }
+
   Batch get(int64_t epoch, int64_t index) const override {
     return source_.get(epoch, index * shard_.count + shard_.index);
   }

@@ -81,6 +81,8 @@ class FileLoader : public BatchSource {
 
   Shard shard() const override { return options_.shard(); }
 
+  torch::Device device() const override { return options_.device(); }
+
   Batch get(int64_t epoch, int64_t index) const override {
     const auto records = order_.records(epoch, index);
     const bool direct = !options_.augmentation() && options_.device().is_cpu();

@@ -96,6 +96,8 @@ class DataLoader : public BatchSource {
 
   Shard shard() const override { return options_.shard(); }
 
+  torch::Device device() const override { return options_.device(); }
+
   Batch get(int64_t epoch, int64_t index) const override {
     detail::Windows windows;
     windows.source = order_.records(epoch, index);

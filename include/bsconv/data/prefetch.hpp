@@ -9,11 +9,15 @@
 #include <exception>
 #include <map>
 #include <mutex>
+#include <optional>
 #include <thread>
 #include <utility>
 #include <vector>
 
 #include <ATen/Parallel.h>
+#include <c10/core/Stream.h>
+#include <c10/core/StreamGuard.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 
 #include <bsconv/data/batch_source.hpp>
 
@@ -54,6 +58,9 @@ class Prefetcher {
     TORCH_CHECK(workers >= 0, "workers must not be negative, got ", workers);
     TORCH_CHECK(first >= 0 && first <= end_, "batch ", first, " is out of range; an epoch has ",
                 end_, " batches");
+    if (const auto device = source.device(); !device.is_cpu()) {
+      stream_ = c10::impl::VirtualGuardImpl(device.type()).getStream(device);
+    }
     for (int64_t i = 0; i < std::min(workers, end_ - first); ++i) {
       threads_.emplace_back([this] { work(); });
     }
@@ -105,6 +112,8 @@ class Prefetcher {
 
   void work() {
     detail::use_one_core();
+    // The caller's stream, so that it finds the batches finished.
+    const c10::OptionalStreamGuard on_stream(stream_);
     std::unique_lock<std::mutex> lock(mutex_);
     while (true) {
       room_.wait(lock, [this] { return next_ >= end_ || next_ < wanted_ + ahead_; });
@@ -132,6 +141,8 @@ class Prefetcher {
   int64_t wanted_;
   int64_t next_;
   const int64_t ahead_;
+  /// Of a device other than the CPU.
+  std::optional<c10::Stream> stream_;
   std::mutex mutex_;
   std::condition_variable room_;
   std::condition_variable done_;

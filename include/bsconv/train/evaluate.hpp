@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -74,8 +75,9 @@ inline MetricSums evaluate(torch::nn::Module& module, const ForwardFunction& for
     ++position.step;
     stopped = options.stop() && options.stop()();
     if (stopped || !batches.has_next() || position.step % interval == 0) {
-      for (const auto& result : pending) {
-        sums.add(result.metrics(), result.examples);
+      const auto metrics = metrics_of(pending);
+      for (std::size_t i = 0; i < pending.size(); ++i) {
+        sums.add(metrics[i], pending[i].examples);
       }
       pending.clear();
       for (const auto& observer : observers) {

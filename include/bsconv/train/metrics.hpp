@@ -107,20 +107,45 @@ struct StepResult {
   torch::Tensor correct_top5 = {};
 
   /// The values on the host; waits for the device.
-  Metrics metrics() const {
-    const auto zero = torch::zeros({}, torch::TensorOptions(torch::kDouble).device(loss.device()));
-    const auto values =
-        torch::stack({loss.to(torch::kDouble), cross_entropy.to(torch::kDouble),
-                      regularization.defined() ? regularization.to(torch::kDouble) : zero,
-                      correct.to(torch::kDouble),
-                      correct_top5.defined() ? correct_top5.to(torch::kDouble) : zero})
-            .cpu();
-    const double* value = values.const_data_ptr<double>();
-    const double count = examples > 0 ? static_cast<double>(examples) : 1.0;
-    return {value[0], value[1], value[2], value[3] / count,
-            correct_top5.defined() ? value[4] / count : std::numeric_limits<double>::quiet_NaN()};
-  }
+  Metrics metrics() const;
 };
+
+/// The values of `results` on the host, all fetched at once; waits for the device.
+inline std::vector<Metrics> metrics_of(const std::vector<StepResult>& results) {
+  std::vector<torch::Tensor> losses;
+  std::vector<torch::Tensor> counts;
+  const auto fetch = [](const std::vector<torch::Tensor>& values) {
+    return torch::stack(values).to(torch::kCPU, torch::kDouble);
+  };
+  for (const auto& result : results) {
+    // What is missing is not read below.
+    losses.insert(losses.end(),
+                  {result.loss, result.cross_entropy,
+                   result.regularization.defined() ? result.regularization : result.loss});
+    counts.insert(counts.end(), {result.correct, result.correct_top5.defined() ? result.correct_top5
+                                                                               : result.correct});
+  }
+  std::vector<Metrics> found;
+  if (results.empty()) {
+    return found;
+  }
+  const auto loss_values = fetch(losses);
+  const auto count_values = fetch(counts);
+  const auto* loss = loss_values.const_data_ptr<double>();
+  const auto* count = count_values.const_data_ptr<double>();
+  for (const auto& result : results) {
+    const double images = result.examples > 0 ? static_cast<double>(result.examples) : 1.0;
+    found.push_back({loss[0], loss[1], result.regularization.defined() ? loss[2] : 0.0,
+                     count[0] / images,
+                     result.correct_top5.defined() ? count[1] / images
+                                                   : std::numeric_limits<double>::quiet_NaN()});
+    loss += 3;
+    count += 2;
+  }
+  return found;
+}
+
+inline Metrics StepResult::metrics() const { return metrics_of({*this}).front(); }
 
 /// What came of one epoch.
 struct EpochSummary {

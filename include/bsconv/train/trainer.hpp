@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <functional>
@@ -368,10 +369,11 @@ class Trainer {
 
   void collect(std::vector<StepResult>& pending) {
     auto step = step_ - static_cast<int64_t>(pending.size());
-    for (const auto& result : pending) {
+    const auto fetched = metrics_of(pending);
+    for (std::size_t i = 0; i < pending.size(); ++i) {
       ++step;
       MetricSums sums;
-      sums.add(result.metrics(), result.examples);
+      sums.add(fetched[i], pending[i].examples);
       sum(sums);
       const auto metrics = sums.mean();
       TORCH_CHECK(std::isfinite(metrics.loss), "the loss is not finite at step ", step,
