@@ -109,6 +109,27 @@ TEST(Regularization, OfManyWeightsIsTheSumOverThem) {
   }
 }
 
+TEST(Regularization, OfABatchPaddedToOneSizeIsTheSumOverItsMatrices) {
+  torch::manual_seed(4);
+  const std::vector<torch::Tensor> weights = {
+      torch::randn({3, 5, 1, 1}, torch::kDouble).requires_grad_(),
+      torch::randn({2, 7, 1, 1}, torch::kDouble).requires_grad_(),
+      torch::randn({4, 2, 1, 1}, torch::kDouble).requires_grad_()};
+  auto sum = torch::zeros({}, torch::kDouble);
+  for (const auto& weight : weights) {
+    sum = sum + bsconv::orthonormality_loss(weight);
+  }
+  for (int time = 0; time < 2; ++time) {
+    const auto together = bsconv::detail::batched_orthonormality_loss(weights);
+    EXPECT_NEAR(together.item<double>(), sum.item<double>(), 1e-12);
+    const auto expected = torch::autograd::grad({sum}, weights, {}, /*retain_graph=*/true);
+    const auto found = torch::autograd::grad({together}, weights);
+    for (std::size_t i = 0; i < weights.size(); ++i) {
+      EXPECT_TRUE(torch::allclose(found[i], expected[i], 1e-10, 1e-12)) << i;
+    }
+  }
+}
+
 TEST(Regularization, HasTheGradientOfItsValue) {
   torch::manual_seed(6);
   auto weight = torch::randn({3, 5, 1, 1}, torch::kDouble).requires_grad_();

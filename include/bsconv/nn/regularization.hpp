@@ -4,10 +4,15 @@
 #include <torch/types.h>
 #include <bsconv/nn/walk.hpp>
 
+#include <algorithm>
+#include <array>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <map>
+#include <mutex>
 #include <string>
+#include <tuple>
 #include <vector>
 
 namespace bsconv {
@@ -38,9 +43,88 @@ inline torch::Tensor orthonormality_loss(const torch::Tensor& weight) {
   return (matrix.matmul(matrix.t()) - torch::eye(matrix.size(0), matrix.options())).norm();
 }
 
+namespace detail {
+
+/// How matrices of several sizes become a batch of one size.
+struct MatrixBatch {
+  /// Matrices, and rows and columns of the largest.
+  std::array<int64_t, 3> sizes{};
+  /// Where each number of the batch lies among those of all matrices, behind which there are
+  /// `zeros` zeros: several, because gradients of one number add up one after the other.
+  torch::Tensor source;
+  static constexpr int64_t zeros = 256;
+  /// An identity for each, `[matrices, rows, rows]`.
+  torch::Tensor identity;
+};
+
+/// The batch for matrices of `shapes` (rows and columns), on the device of `options`. Made once: a
+/// recorded training step must find it there.
+inline MatrixBatch matrix_batch(const std::vector<std::array<int64_t, 2>>& shapes,
+                                const torch::TensorOptions& options) {
+  using Key = std::tuple<std::string, torch::ScalarType, std::vector<std::array<int64_t, 2>>>;
+  static std::mutex mutex;
+  static std::map<Key, MatrixBatch> known;
+  const std::lock_guard lock(mutex);
+  auto& batch = known[{options.device().str(), c10::typeMetaToScalarType(options.dtype()), shapes}];
+  if (batch.source.defined()) {
+    return batch;
+  }
+  auto& [count, rows, columns] = batch.sizes;
+  count = static_cast<int64_t>(shapes.size());
+  int64_t total = 0;
+  for (const auto& shape : shapes) {
+    rows = std::max(rows, shape[0]);
+    columns = std::max(columns, shape[1]);
+    total += shape[0] * shape[1];
+  }
+  const auto source = torch::arange(count * rows * columns)
+                          .remainder(MatrixBatch::zeros)
+                          .add_(total)
+                          .view({count, rows, columns});
+  const auto identity = torch::zeros({count, rows, rows});
+  int64_t begin = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const auto& [own_rows, own_columns] = shapes[static_cast<std::size_t>(i)];
+    const int64_t end = begin + own_rows * own_columns;
+    source[i]
+        .narrow(0, 0, own_rows)
+        .narrow(1, 0, own_columns)
+        .copy_(torch::arange(begin, end).view({own_rows, own_columns}));
+    identity[i].diagonal().narrow(0, 0, own_rows).fill_(1);
+    begin = end;
+  }
+  batch.source = source.flatten().to(options.device());
+  batch.identity = identity.to(options);
+  return batch;
+}
+
+/// The sum of the losses of `weights`, padded with zeros to one size and computed together: a GPU
+/// takes longer to start operators than to work on such small matrices.
+inline torch::Tensor batched_orthonormality_loss(const std::vector<torch::Tensor>& weights) {
+  std::vector<std::array<int64_t, 2>> shapes;
+  std::vector<torch::Tensor> numbers;
+  for (const auto& weight : weights) {
+    shapes.push_back({weight.size(0), weight.numel() / weight.size(0)});
+    numbers.push_back(weight.flatten());
+  }
+  const auto& options = weights.front().options();
+  const auto batch = matrix_batch(shapes, options);
+  numbers.push_back(torch::zeros({detail::MatrixBatch::zeros}, options));
+  const auto matrices = torch::cat(numbers).index_select(0, batch.source).view(batch.sizes);
+  const auto products =
+      torch::baddbmm(batch.identity, matrices, matrices.transpose(1, 2), /*beta=*/-1);
+  return products.flatten(1).norm(2, 1).sum();
+}
+
+}  // namespace detail
+
 /// The sum of the `orthonormality_loss` of `weights`, a tensor without dimensions; those of one
-/// shape are computed together, which takes few operators instead of some for each.
+/// shape, or on a GPU all, are computed together, which takes few operators instead of some for
+/// each.
 inline torch::Tensor orthonormality_loss(const std::vector<torch::Tensor>& weights) {
+  if (weights.size() > 1 && weights.front().is_cuda()) {
+    return detail::batched_orthonormality_loss(weights);
+  }
   std::map<std::vector<int64_t>, std::vector<torch::Tensor>> by_shape;
   for (const auto& weight : weights) {
     const auto matrix = weight.flatten(1);
