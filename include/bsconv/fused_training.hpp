@@ -47,7 +47,7 @@ inline bool register_training_operators() {
         return run_norm(input, norm, activation, residual,
                         *training_kernels_for(input.size(1), input.size(2) * input.size(3)));
       }};
-  training_operators().store(&operators);
+  training_operators(torch::kCPU).store(&operators);
   return true;
 }
 

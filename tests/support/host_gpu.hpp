@@ -17,11 +17,13 @@
 
 namespace bsconv_test {
 
-/// What CUDA's compiler brings along. A block is one thread or, where threads don't meet, one after
-/// the other.
+/// What CUDA's compiler brings along. The threads of a block run one after the other, each up to
+/// where they meet.
 inline constexpr const char* host_prologue = R"(
 #include <math.h>
 #include <string.h>
+#include <stdlib.h>
+#include <ucontext.h>
 #include <cstddef>
 #include <utility>
 #define __device__
@@ -29,9 +31,77 @@ inline constexpr const char* host_prologue = R"(
 #define __shared__ static
 #define __launch_bounds__(threads)
 #define BSCONV_HAS_CONVERSIONS
-inline void __syncthreads() {}
 struct Index { int x, y, z; };
 static Index blockIdx, threadIdx;
+// The threads of a block; all but the first have a stack of their own only where they meet.
+struct Fiber {
+  ucontext_t context;
+  char* stack;
+  bool ended;
+};
+static Fiber fibers[1024];
+static int fiber_count;
+static ucontext_t scheduler;
+static void (*invoke)(void*);
+static void* invoked;
+static bool met;
+inline void __syncthreads() {
+  if (fiber_count == 0) return;
+  met = true;
+  swapcontext(&fibers[threadIdx.x].context, &scheduler);
+}
+inline float __shfl_xor_sync(unsigned, float value, int distance) {
+  static float shared[1024];
+  const int other = threadIdx.x ^ distance;
+  shared[threadIdx.x] = value;
+  __syncthreads();
+  const float result = shared[other];
+  __syncthreads();
+  return result;
+}
+inline void run_fiber() {
+  invoke(invoked);
+  fibers[threadIdx.x].ended = true;
+  swapcontext(&fibers[threadIdx.x].context, &scheduler);
+}
+template <class Work>
+void run_block(int threads, Work work) {
+  constexpr std::size_t stack_bytes = 64 * 1024;
+  if (threads == 1) {
+    threadIdx.x = 0;
+    work();
+    return;
+  }
+  invoke = [](void* argument) { (*static_cast<Work*>(argument))(); };
+  invoked = &work;
+  met = false;
+  fiber_count = threads;
+  bool going = true;
+  for (bool begins = true; going; begins = false) {
+    going = false;
+    for (int i = 0; i < threads; ++i) {
+      Fiber& fiber = fibers[i];
+      threadIdx.x = i;
+      if (begins && i > 0 && !met) {
+        work();
+        fiber.ended = true;
+        continue;
+      }
+      if (begins) {
+        getcontext(&fiber.context);
+        if (fiber.stack == nullptr) fiber.stack = static_cast<char*>(malloc(stack_bytes));
+        fiber.context.uc_stack.ss_sp = fiber.stack;
+        fiber.context.uc_stack.ss_size = stack_bytes;
+        fiber.context.uc_link = &scheduler;
+        fiber.ended = false;
+        makecontext(&fiber.context, run_fiber, 0);
+      }
+      if (!fiber.ended) swapcontext(&scheduler, &fiber.context);
+      going = going || !fiber.ended;
+    }
+  }
+  fiber_count = 0;
+}
 struct half_t;
 struct bf16_t;
 inline float to_float(float value) { return value; }
@@ -68,8 +138,7 @@ void run(void (*kernel)(A...), const long long* grid, const void* const* argumen
   for (blockIdx.z = 0; blockIdx.z < grid[2]; ++blockIdx.z)
     for (blockIdx.y = 0; blockIdx.y < grid[1]; ++blockIdx.y)
       for (blockIdx.x = 0; blockIdx.x < grid[0]; ++blockIdx.x)
-        for (threadIdx.x = 0; threadIdx.x < grid[3]; ++threadIdx.x)
-          call(kernel, arguments, std::index_sequence_for<A...>());
+        run_block(grid[3], [&] { call(kernel, arguments, std::index_sequence_for<A...>()); });
 }
 )";
 
@@ -88,7 +157,7 @@ class HostGpu : public bsconv::gpu::Runtime {
     auto text = host_prologue + source + host_epilogue;
     std::vector<bool> meets;
     for (const auto& name : names) {
-      // The threads of this function wait for each other, so one does the work of all.
+      // One thread does the work of all, since that is faster and this function's threads can.
       const auto body = text.find(") " + name + "(");
       meets.push_back(text.find("convolve<", body) < text.find("}\n", body));
       if (meets.back()) {

@@ -15,7 +15,8 @@ inline std::atomic<bool>& fused_training_flag() {
 }  // namespace detail
 
 /// Whether layers in training mode run on this library's fused kernels where those apply: in a
-/// program that includes bsconv/fused_training.hpp, on the CPU, in single precision, with gradients
+/// program that includes bsconv/fused_training.hpp, on the CPU, in single precision, and in one
+/// that includes bsconv/cuda.hpp, on a GPU, in single precision or under autocast; with gradients
 /// on. Results are LibTorch's to rounding. Default: true
 ///
 /// The setting is one for the whole process.

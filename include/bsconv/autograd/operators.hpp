@@ -10,8 +10,9 @@
 /// \file
 /// The fused operators for training, as layers see them.
 ///
-/// Their kernels take a compiler half a minute, so layers know them by this table alone; the header
-/// bsconv/fused_training.hpp fills it in, in whichever source file of a program includes it.
+/// Their kernels take a compiler half a minute, so layers know them by a table alone, one for each
+/// type of device; the headers bsconv/fused_training.hpp and bsconv/cuda.hpp fill them in, in
+/// whichever source file of a program includes them.
 
 namespace bsconv::detail {
 
@@ -28,10 +29,13 @@ struct TrainingOperators {
                         kernels::Activation activation, const torch::Tensor& residual);
 };
 
-/// The operators of this program; null unless it includes bsconv/fused_training.hpp.
-inline std::atomic<const TrainingOperators*>& training_operators() {
-  static std::atomic<const TrainingOperators*> operators{nullptr};
-  return operators;
+/// The operators of this program for tensors on devices of `type`, the CPU or CUDA; null unless it
+/// includes bsconv/fused_training.hpp or bsconv/cuda.hpp.
+inline std::atomic<const TrainingOperators*>& training_operators(c10::DeviceType type) {
+  static std::atomic<const TrainingOperators*> cpu{nullptr};
+  static std::atomic<const TrainingOperators*> cuda{nullptr};
+  static std::atomic<const TrainingOperators*> none{nullptr};
+  return type == torch::kCPU ? cpu : type == torch::kCUDA ? cuda : none;
 }
 
 }  // namespace bsconv::detail

@@ -6,6 +6,7 @@
 #include <bsconv/gpu/kernel_source.hpp>
 #include <bsconv/gpu/operation.hpp>
 #include <bsconv/gpu/runtime.hpp>
+#include <bsconv/gpu/training_source.hpp>
 
 #include <cstddef>
 #include <map>
@@ -31,7 +32,7 @@ class Compiler {
   void compile(const std::vector<Launch*>& launches, torch::ScalarType dtype) {
     const std::lock_guard lock(mutex_);
     const auto element = element_name(dtype);
-    std::string source = kernel_source;
+    std::string source = std::string(kernel_source) + training_source;
     std::vector<std::string> names;
     std::vector<std::string> keys;
     for (const Launch* launch : launches) {

@@ -8,6 +8,8 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <ios>
+#include <sstream>
 #include <string>
 #include <utility>
 #include <vector>
@@ -24,6 +26,14 @@ class Constants {
   Constants& set(const char* name, int64_t value) {
     text_ +=
         std::string("  static constexpr long long ") + name + " = " + std::to_string(value) + ";\n";
+    return *this;
+  }
+
+  /// Adds a constant that is no whole number.
+  Constants& set_real(const char* name, double value) {
+    std::ostringstream text;
+    text << std::hexfloat << value;
+    text_ += std::string("  static constexpr double ") + name + " = " + text.str() + ";\n";
     return *this;
   }
 

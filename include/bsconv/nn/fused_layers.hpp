@@ -30,25 +30,39 @@ struct Followers {
   torch::Tensor residual;
 };
 
-/// Whether `tensor` is single precision on the CPU, and no more than that.
-inline bool is_plain(const torch::Tensor& tensor) {
-  return tensor.device().is_cpu() && tensor.scalar_type() == torch::kFloat &&
-         tensor.layout() == torch::kStrided && !at::isTensorSubclassLike(tensor);
+/// Whether `tensor` is a tensor of numbers on `device`, and no more than that.
+inline bool is_plain(const torch::Tensor& tensor, torch::Device device) {
+  return tensor.device() == device && tensor.layout() == torch::kStrided &&
+         !at::isTensorSubclassLike(tensor);
 }
 
-/// Whether `tensor` is undefined or plain.
-inline bool is_plain_if_any(const torch::Tensor& tensor) {
-  return !tensor.defined() || is_plain(tensor);
+/// Whether `tensor` is undefined, or plain and single precision: all that layers own.
+inline bool is_own(const torch::Tensor& tensor, torch::Device device) {
+  return !tensor.defined() || (is_plain(tensor, device) && tensor.scalar_type() == torch::kFloat);
+}
+
+/// Whether `tensor` can be images for the fused operators of `device`: of any precision on a GPU,
+/// single on the CPU.
+inline bool is_image(const torch::Tensor& tensor, torch::Device device) {
+  const auto type = tensor.scalar_type();
+  return is_plain(tensor, device) &&
+         (type == torch::kFloat ||
+          (device.is_cuda() && (type == torch::kHalf || type == torch::kBFloat16)));
 }
 
 /// The fused operators, if images `[N, C, H, W]` can be trained on them at this moment: nobody
 /// watches operators, and nothing else has been switched on for them. Else null.
 inline const TrainingOperators* training_operators_for(const torch::Tensor& input) {
-  const auto* operators = training_operators().load();
+  if (!input.defined() || input.dim() != 4 || input.numel() == 0) {
+    return nullptr;
+  }
+  const auto device = input.device();
+  const auto* operators = training_operators(device.type()).load();
   const bool applies =
       operators != nullptr && fused_training_enabled() && torch::GradMode::is_enabled() &&
-      input.defined() && input.dim() == 4 && input.numel() > 0 && is_plain(input) &&
-      !at::autocast::is_autocast_enabled(at::kCPU) && CallObserver::current() == nullptr &&
+      is_image(input, device) &&
+      !(device.is_cpu() && at::autocast::is_autocast_enabled(at::kCPU)) &&
+      CallObserver::current() == nullptr &&
       !c10::impl::tls_local_dispatch_key_set().included_.has_any(
           c10::DispatchKeySet({c10::DispatchKey::Tracer, c10::DispatchKey::FuncTorchVmapMode,
                                c10::DispatchKey::FuncTorchDynamicLayerFrontMode,
@@ -63,12 +77,13 @@ inline const TrainingOperators* training_operators_for(const torch::Tensor& inpu
   return operators != nullptr && operators->supports(channels, 1) ? operators : nullptr;
 }
 
-/// `norm` as the kernels take it; none if they can't, over `values` values a channel.
+/// `norm` as the kernels of `device` take it; none if they can't, over `values` values a channel.
 inline std::optional<TrainingBatchNorm> training_norm(const torch::nn::BatchNorm2dImpl& norm,
-                                                      int64_t channels, int64_t values) {
+                                                      int64_t channels, int64_t values,
+                                                      torch::Device device) {
   if (!norm.is_training() || norm.options.num_features() != channels || values < 2 ||
-      !is_plain_if_any(norm.weight) || !is_plain_if_any(norm.bias) ||
-      !is_plain_if_any(norm.running_mean) || !is_plain_if_any(norm.running_var)) {
+      !is_own(norm.weight, device) || !is_own(norm.bias, device) ||
+      !is_own(norm.running_mean, device) || !is_own(norm.running_var, device)) {
     return std::nullopt;
   }
   TrainingBatchNorm result;
@@ -126,13 +141,19 @@ inline std::optional<torch::Tensor> fused_layer(const torch::Tensor& input, cons
   if (operators == nullptr) {
     return std::nullopt;
   }
-  const auto plain = [](const torch::nn::Conv2dImpl* conv, bool pointwise) {
-    return conv == nullptr || (grafted_substitute(*conv) == nullptr && conv->weight.defined() &&
-                               is_plain(conv->weight) && (!pointwise || !conv->bias.defined()));
+  const auto device = input.device();
+  if (input.scalar_type() != torch::kFloat && !at::autocast::is_autocast_enabled(device.type())) {
+    // LibTorch says that the weights are of another type.
+    return std::nullopt;
+  }
+  const auto plain = [&](const torch::nn::Conv2dImpl* conv, bool pointwise) {
+    return conv == nullptr ||
+           (grafted_substitute(*conv) == nullptr && conv->weight.defined() &&
+            is_own(conv->weight, device) && (!pointwise || !conv->bias.defined()));
   };
   const auto geometry = depthwise_geometry(*parts.depthwise);
   if (!geometry || !plain(parts.first, true) || !plain(parts.pointwise, true) ||
-      !plain(parts.depthwise, false) || !is_plain_if_any(parts.depthwise->bias)) {
+      !plain(parts.depthwise, false) || !is_own(parts.depthwise->bias, device)) {
     return std::nullopt;
   }
   const int64_t height = geometry->output_size(0, input.size(2));
@@ -141,10 +162,10 @@ inline std::optional<torch::Tensor> fused_layer(const torch::Tensor& input, cons
     return std::nullopt;
   }
   TrainingBlock block;
-  const auto add = [](auto& to, const torch::nn::BatchNorm2dImpl* norm, int64_t channels,
-                      int64_t values) {
+  const auto add = [&](auto& to, const torch::nn::BatchNorm2dImpl* norm, int64_t channels,
+                       int64_t values) {
     if (norm != nullptr) {
-      to = training_norm(*norm, channels, values);
+      to = training_norm(*norm, channels, values, device);
     }
     return norm == nullptr || to.has_value();
   };
@@ -156,7 +177,7 @@ inline std::optional<torch::Tensor> fused_layer(const torch::Tensor& input, cons
   }
   const auto& residual = followers.residual;
   if (residual.defined() &&
-      (!is_plain(residual) ||
+      (!is_image(residual, device) ||
        residual.sizes() != torch::IntArrayRef({input.size(0), out, height, width}))) {
     return std::nullopt;
   }
@@ -180,10 +201,11 @@ inline std::optional<torch::Tensor> fused_norm(const torch::Tensor& input,
   if (operators == nullptr || !operators->supports(input.size(1), input.size(2) * input.size(3))) {
     return std::nullopt;
   }
-  const auto settings = training_norm(norm, input.size(1), input.numel() / input.size(1));
+  const auto settings =
+      training_norm(norm, input.size(1), input.numel() / input.size(1), input.device());
   const auto& residual = followers.residual;
-  if (!settings ||
-      (residual.defined() && (!is_plain(residual) || residual.sizes() != input.sizes()))) {
+  if (!settings || (residual.defined() &&
+                    (!is_image(residual, input.device()) || residual.sizes() != input.sizes()))) {
     return std::nullopt;
   }
   return operators->norm(input, *settings, followers.activation, residual);

@@ -1,0 +1,580 @@
+// SPDX-License-Identifier: BSD-3-Clause-Clear
+#pragma once
+
+/// \file
+/// The kernels for training on GPUs, as text that is compiled once the sizes are known.
+
+namespace bsconv::gpu {
+
+/// What follows `kernel_source` for training: a depthwise convolution and the batch normalization,
+/// activation and residual behind it, forward and backward. Images are `[N, H, W, C]` of `T`,
+/// everything else is of floats.
+///
+/// A block takes `G::quads` adjacent quads of channels; `G::lanes` of its threads have the same
+/// quad. Sums over pixels go from threads to blocks to `partial`, in an order that is always the
+/// same, so that results are.
+inline constexpr const char* training_source = R"cuda(
+// The first channel and the lane of a thread.
+template <class G>
+struct Place {
+  int channel = static_cast<int>(blockIdx.y * G::quads + threadIdx.x % G::quads) * 4;
+  int lane = static_cast<int>(threadIdx.x / G::quads);
+  __device__ bool is_inside() const { return channel < G::channels; }
+};
+
+// Adds up `values` of all lanes in lane 0. `shared` holds n * (G::lanes / 2) * G::quads numbers.
+template <class G, int n>
+__device__ inline void add_lanes(float (&values)[n], float* shared, int lane) {
+  constexpr int quads = static_cast<int>(G::quads);
+  // Lanes of one warp meet without shared memory.
+  constexpr bool shuffles = quads < 32 && (quads & (quads - 1)) == 0 && G::threads % 32 == 0;
+  const int quad = threadIdx.x % quads;
+  bool takes_part = true;
+  int active = G::lanes;
+  if (shuffles) {
+#pragma unroll
+    for (int distance = quads; distance < 32; distance *= 2)
+#pragma unroll
+      for (int i = 0; i < n; ++i) values[i] += __shfl_xor_sync(0xffffffffu, values[i], distance);
+    takes_part = threadIdx.x % 32 < quads;
+    active = G::threads / 32;
+    lane = threadIdx.x / 32;
+  }
+  while (active > 1) {
+    const int half = (active + 1) / 2;
+    const int slots = (active - half) * quads;
+    __syncthreads();
+    if (takes_part && lane >= half && lane < active)
+#pragma unroll
+      for (int i = 0; i < n; ++i) shared[i * slots + (lane - half) * quads + quad] = values[i];
+    __syncthreads();
+    if (takes_part && lane < active - half)
+#pragma unroll
+      for (int i = 0; i < n; ++i) values[i] += shared[i * slots + lane * quads + quad];
+    active = half;
+  }
+}
+
+template <class G>
+__device__ inline void read_channels(const float* from, int first, float* to) {
+  for (int c = 0; c < 4; ++c) to[c] = first + c < G::channels ? from[first + c] : 0.0f;
+}
+
+template <class G>
+__device__ inline void write_channels(const float* from, int first, float* to) {
+  for (int c = 0; c < 4; ++c) if (first + c < G::channels) to[first + c] = from[c];
+}
+
+// Weights [C, taps] of the block's channels as [taps, channels of the block].
+template <class G>
+__device__ inline void stage_weights(const float* weight, float* to) {
+  constexpr int group = static_cast<int>(G::quads * 4);
+  constexpr int taps = static_cast<int>(G::kernel_height * G::kernel_width);
+  const int first = static_cast<int>(blockIdx.y) * group;
+  for (int i = threadIdx.x; i < taps * group; i += G::threads) {
+    const int c = first + i / taps;
+    to[i % taps * group + i / taps] = c < G::channels ? weight[first * taps + i] : 0.0f;
+  }
+}
+
+// Sums of the values and of their squares, by block: partial [blocks, 2, C].
+template <class G>
+__device__ inline void write_moments(float (&sums)[8], float* shared, const Place<G>& place, float* partial) {
+  add_lanes<G>(sums, shared, place.lane);
+  if (place.lane == 0 && place.is_inside()) {
+    float* to = partial + static_cast<long long>(blockIdx.x) * 2 * G::channels;
+    write_channels<G>(sums, place.channel, to);
+    write_channels<G>(sums + 4, place.channel, to + G::channels);
+  }
+}
+
+template <class T, class G>
+__device__ inline void depthwise_forward(const T* input, const float* weight, const float* bias, T* output,
+                                         float* partial) {
+  constexpr int group = static_cast<int>(G::quads * 4);
+  alignas(16) __shared__ float weights[G::kernel_height * G::kernel_width * group];
+  alignas(16) __shared__ float shared[8 * (G::lanes / 2) * G::quads + 1];
+  stage_weights<G>(weight, weights);
+  __syncthreads();
+  const Place<G> place;
+  const float* own = weights + place.channel % group;
+  float sums[8] = {0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f};
+  if (place.is_inside()) {
+    float start[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+    if (G::bias) read_channels<G>(bias, place.channel, start);
+    for (unsigned p = blockIdx.x * static_cast<unsigned>(G::lanes) + place.lane; p < G::pixels; p += static_cast<unsigned>(G::blocks * G::lanes)) {
+      constexpr unsigned size = static_cast<unsigned>(G::out_height * G::out_width);
+      const int at = static_cast<int>(p % size);
+      const long long image = p / size;
+      const int top = at / static_cast<int>(G::out_width) * static_cast<int>(G::stride_y) - static_cast<int>(G::padding_y);
+      const int left = at % static_cast<int>(G::out_width) * static_cast<int>(G::stride_x) - static_cast<int>(G::padding_x);
+      const T* from = input + image * G::in_height * G::in_width * G::channels;
+      float sum[4];
+      for (int c = 0; c < 4; ++c) sum[c] = start[c];
+#pragma unroll
+      for (int ky = 0; ky < G::kernel_height; ++ky)
+#pragma unroll
+        for (int kx = 0; kx < G::kernel_width; ++kx) {
+          const int y = top + ky * static_cast<int>(G::dilation_y);
+          const int x = left + kx * static_cast<int>(G::dilation_x);
+          if (y < 0 || y >= G::in_height || x < 0 || x >= G::in_width) continue;
+          float value[4];
+          load_quad<T, G::channels>(from + (y * G::in_width + x) * G::channels, place.channel, value);
+          const float* w = own + (ky * static_cast<int>(G::kernel_width) + kx) * group;
+          for (int c = 0; c < 4; ++c) sum[c] += value[c] * w[c];
+        }
+      store_quad<T, G::channels>(sum, place.channel, output + static_cast<long long>(p) * G::channels);
+      for (int c = 0; c < 4; ++c) {
+        sums[c] += sum[c];
+        sums[4 + c] += sum[c] * sum[c];
+      }
+    }
+  }
+  if (G::moments) write_moments<G>(sums, shared, place, partial);
+}
+
+template <class T, class G>
+__device__ inline void moments(const T* input, float* partial) {
+  alignas(16) __shared__ float shared[8 * (G::lanes / 2) * G::quads + 1];
+  const Place<G> place;
+  float sums[8] = {0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f};
+  if (place.is_inside())
+    for (unsigned p = blockIdx.x * static_cast<unsigned>(G::lanes) + place.lane; p < G::pixels; p += static_cast<unsigned>(G::blocks * G::lanes)) {
+      float value[4];
+      load_quad<T, G::channels>(input + static_cast<long long>(p) * G::channels, place.channel, value);
+      for (int c = 0; c < 4; ++c) {
+        sums[c] += value[c];
+        sums[4 + c] += value[c] * value[c];
+      }
+    }
+  write_moments<G>(sums, shared, place, partial);
+}
+
+// The sums of the rows of `from` [G::rows, n, G::columns] for the G::width columns of a block of G::height warps. Columns
+// are those of threads 0 to G::width - 1.
+template <class G, int n>
+__device__ inline void add_rows(const float* from, double (&sums)[n]) {
+  static_assert(G::width * n == 32, "a warp reads a row");
+  __shared__ double shared[32 * G::height];
+  const int lane = threadIdx.x % 32;
+  const int warp = threadIdx.x / 32;
+  const int column = lane % static_cast<int>(G::width);
+  const long long at = blockIdx.x * G::width + column;
+  double sum = 0.0;
+  if (at < G::columns)
+#pragma unroll 8
+    for (int i = warp; i < G::rows; i += static_cast<int>(G::height))
+      sum += from[(static_cast<long long>(i) * n + lane / static_cast<int>(G::width)) * G::columns + at];
+  shared[threadIdx.x] = sum;
+  __syncthreads();
+  if (warp == 0) {
+    sum = 0.0;
+#pragma unroll 8
+    for (int i = 0; i < G::height; ++i) sum += shared[i * 32 + lane];
+    shared[lane] = sum;
+  }
+  __syncthreads();
+  for (int k = 0; k < n; ++k) sums[k] = shared[k * static_cast<int>(G::width) + column];
+}
+
+// Of sums and sums of squares, what a batch normalization does: statistics [4, C] are mean, deviation, scale and
+// shift. Brings running statistics up to date.
+template <class T, class G>
+__device__ inline void finish_moments(const float* partial, const float* weight, const float* bias,
+                                      float* running_mean, float* running_var, long long* batches,
+                                      float* statistics) {
+  const long long c = blockIdx.x * G::width + threadIdx.x;
+  const bool is_column = threadIdx.x < G::width && c < G::columns;
+  // Read before the sums are known, so that nothing waits for it.
+  const float own_weight = G::weight && is_column ? weight[c] : 1.0f;
+  const float own_bias = G::bias && is_column ? bias[c] : 0.0f;
+  const float old_mean = G::running_mean && is_column ? running_mean[c] : 0.0f;
+  const float old_var = G::running_var && is_column ? running_var[c] : 0.0f;
+  double sums[2];
+  add_rows<G>(partial, sums);
+  if (!is_column) return;
+  const double mean = sums[0] * G::share;
+  const double raw = sums[1] * G::share - mean * mean;
+  const double variance = raw > 0.0 ? raw : raw != raw ? raw : 0.0;
+  const float deviation = sqrtf(static_cast<float>(variance + G::eps));
+  const float scale = own_weight / deviation;
+  statistics[c] = static_cast<float>(mean);
+  statistics[G::columns + c] = deviation;
+  statistics[2 * G::columns + c] = scale;
+  statistics[3 * G::columns + c] = static_cast<float>(own_bias - mean * scale);
+  if (G::running_mean) running_mean[c] = static_cast<float>((1.0 - G::momentum) * old_mean + G::momentum * mean);
+  if (G::running_var)
+    running_var[c] = static_cast<float>((1.0 - G::momentum) * old_var + G::momentum * G::unbiased * variance);
+  if (G::batches && c == 0) *batches += 1;
+}
+
+// activation(input * scale + shift + residual)
+template <class T, class G>
+__device__ inline void normalize(const T* input, const float* statistics, const T* residual, T* output) {
+  const Place<G> place;
+  if (!place.is_inside()) return;
+  float scale[4];
+  float shift[4];
+  read_channels<G>(statistics + 2 * G::channels, place.channel, scale);
+  read_channels<G>(statistics + 3 * G::channels, place.channel, shift);
+  for (unsigned p = blockIdx.x * static_cast<unsigned>(G::lanes) + place.lane; p < G::pixels; p += static_cast<unsigned>(G::blocks * G::lanes)) {
+    float value[4];
+    float other[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+    load_quad<T, G::channels>(input + static_cast<long long>(p) * G::channels, place.channel, value);
+    if (G::residual) load_quad<T, G::channels>(residual + static_cast<long long>(p) * G::channels, place.channel, other);
+    for (int c = 0; c < 4; ++c) {
+      const float sum = value[c] * scale[c] + shift[c] + other[c];
+      // A NaN stays one.
+      value[c] = sum != sum ? sum : activate<G::activation>(sum);
+    }
+    store_quad<T, G::channels>(value, place.channel, output + static_cast<long long>(p) * G::channels);
+  }
+}
+
+// Whether an activation whose result is `value`, or whose argument it is, lets a gradient pass.
+template <int activation>
+__device__ inline bool passes(float value) {
+  if (activation == 1) return !(value <= 0.0f);
+  if (activation == 2) return !(value <= 0.0f) && !(value >= 6.0f);
+  return true;
+}
+
+// The gradient behind the activation, and by block its sums, and those times input - mean: partial [blocks, 2, C].
+// With a residual the activation's result tells what passes, and what passes is written, else the input tells it.
+template <class T, class G>
+__device__ inline void gradient_sums(const T* gradient, const T* input, const T* output, const float* statistics,
+                                     T* passed, float* partial) {
+  alignas(16) __shared__ float shared[8 * (G::lanes / 2) * G::quads + 1];
+  const Place<G> place;
+  float sums[8] = {0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f};
+  if (place.is_inside()) {
+    float mean[4];
+    float scale[4];
+    float shift[4];
+    read_channels<G>(statistics, place.channel, mean);
+    read_channels<G>(statistics + 2 * G::channels, place.channel, scale);
+    read_channels<G>(statistics + 3 * G::channels, place.channel, shift);
+    for (unsigned p = blockIdx.x * static_cast<unsigned>(G::lanes) + place.lane; p < G::pixels; p += static_cast<unsigned>(G::blocks * G::lanes)) {
+      float g[4];
+      float value[4];
+      load_quad<T, G::channels>(gradient + static_cast<long long>(p) * G::channels, place.channel, g);
+      load_quad<T, G::channels>(input + static_cast<long long>(p) * G::channels, place.channel, value);
+      if (G::activation != 0) {
+        float result[4];
+        if (G::residual) load_quad<T, G::channels>(output + static_cast<long long>(p) * G::channels, place.channel, result);
+        for (int c = 0; c < 4; ++c)
+          if (!passes<G::activation>(G::residual ? result[c] : value[c] * scale[c] + shift[c])) g[c] = 0.0f;
+        if (G::residual) store_quad<T, G::channels>(g, place.channel, passed + static_cast<long long>(p) * G::channels);
+      }
+      for (int c = 0; c < 4; ++c) {
+        sums[c] += g[c];
+        sums[4 + c] += g[c] * (value[c] - mean[c]);
+      }
+    }
+  }
+  write_moments<G>(sums, shared, place, partial);
+}
+
+// Gradients of a batch normalization's weight and bias, and with what the gradient of its input is
+// gradient * factors[0] + input * factors[1] + factors[2]: factors [3, C].
+template <class T, class G>
+__device__ inline void finish_gradient_sums(const float* partial, const float* statistics, float* by_weight,
+                                            float* by_bias, float* factors) {
+  const long long c = blockIdx.x * G::width + threadIdx.x;
+  const bool is_column = threadIdx.x < G::width && c < G::columns;
+  const float mean = is_column ? statistics[c] : 0.0f;
+  const float deviation = is_column ? statistics[G::columns + c] : 1.0f;
+  const float scale = is_column ? statistics[2 * G::columns + c] : 0.0f;
+  double sums[2];
+  add_rows<G>(partial, sums);
+  if (!is_column) return;
+  const float inverse = 1.0f / deviation;
+  const double weight = sums[1] * inverse;
+  if (G::weight) by_weight[c] = static_cast<float>(weight);
+  if (G::bias) by_bias[c] = static_cast<float>(sums[0]);
+  const double by_input = -scale * weight * inverse * G::share;
+  factors[c] = scale;
+  factors[G::columns + c] = static_cast<float>(by_input);
+  factors[2 * G::columns + c] = static_cast<float>(-scale * sums[0] * G::share - by_input * mean);
+}
+
+// What the gradient of a normalization's result becomes, for the channels of a thread.
+template <class T, class G>
+struct NormalizationGradient {
+  float scale[4];
+  float shift[4];
+  float by_gradient[4];
+  float by_input[4];
+  float constant[4];
+
+  __device__ NormalizationGradient(const float* statistics, const float* factors, int channel) {
+    if (!G::norm) return;
+    read_channels<G>(statistics + 2 * G::channels, channel, scale);
+    read_channels<G>(statistics + 3 * G::channels, channel, shift);
+    read_channels<G>(factors, channel, by_gradient);
+    read_channels<G>(factors + G::channels, channel, by_input);
+    read_channels<G>(factors + 2 * G::channels, channel, constant);
+  }
+
+  __device__ void at(const T* gradient, const T* input, long long pixel, int channel, float* to) const {
+    load_quad<T, G::channels>(gradient + pixel * G::channels, channel, to);
+    if (!G::norm) return;
+    float value[4];
+    load_quad<T, G::channels>(input + pixel * G::channels, channel, value);
+    for (int c = 0; c < 4; ++c) {
+      if (G::activation != 0 && !G::residual && !passes<G::activation>(value[c] * scale[c] + shift[c])) to[c] = 0.0f;
+      to[c] = to[c] * by_gradient[c] + value[c] * by_input[c] + constant[c];
+    }
+  }
+};
+
+template <class T, class G>
+__device__ inline void normalize_backward(const T* gradient, const T* input, const float* statistics,
+                                          const float* factors, T* by_input) {
+  const Place<G> place;
+  if (!place.is_inside()) return;
+  const NormalizationGradient<T, G> normalization(statistics, factors, place.channel);
+  for (unsigned p = blockIdx.x * static_cast<unsigned>(G::lanes) + place.lane; p < G::pixels; p += static_cast<unsigned>(G::blocks * G::lanes)) {
+    float value[4];
+    normalization.at(gradient, input, p, place.channel, value);
+    store_quad<T, G::channels>(value, place.channel, by_input + static_cast<long long>(p) * G::channels);
+  }
+}
+
+// Gradients of a depthwise convolution behind which, with G::norm, a normalization lies: of its input, and by block
+// of its weights: partial [blocks, taps, C]. `before_norm` is the convolution's output. A tile is of input pixels.
+template <class T, class G>
+__device__ inline void depthwise_backward(const T* gradient, const T* before_norm, const float* statistics,
+                                          const float* factors, const T* input, const float* weight, T* by_input,
+                                          float* partial) {
+  constexpr int group = static_cast<int>(G::quads * 4);
+  constexpr int quads = static_cast<int>(G::quads);
+  constexpr int lanes = static_cast<int>(G::lanes);
+  constexpr int kernel_height = static_cast<int>(G::kernel_height);
+  constexpr int kernel_width = static_cast<int>(G::kernel_width);
+  constexpr int taps = kernel_height * kernel_width;
+  constexpr int stride_y = static_cast<int>(G::stride_y);
+  constexpr int stride_x = static_cast<int>(G::stride_x);
+  constexpr int dilation_y = static_cast<int>(G::dilation_y);
+  constexpr int dilation_x = static_cast<int>(G::dilation_x);
+  constexpr int reach_y = dilation_y * (kernel_height - 1);
+  constexpr int reach_x = dilation_x * (kernel_width - 1);
+  constexpr int tile_height = static_cast<int>(G::tile_height);
+  constexpr int tile_width = static_cast<int>(G::tile_width);
+  // Outputs that a tile's pixels go into.
+  constexpr int rows = (tile_height - 1 + reach_y) / stride_y + 1;
+  constexpr int columns = (tile_width - 1 + reach_x) / stride_x + 1;
+  constexpr int tiles_y = static_cast<int>((G::in_height + tile_height - 1) / tile_height);
+  constexpr int tiles_x = static_cast<int>((G::in_width + tile_width - 1) / tile_width);
+  constexpr int window_size = rows * columns * group;
+  constexpr int sums_size = taps * 4 * (lanes / 2) * quads;
+  alignas(16) __shared__ float weights[taps * group];
+  alignas(16) __shared__ float window[window_size > sums_size ? window_size : sums_size];
+  stage_weights<G>(weight, weights);
+  const Place<G> place;
+  const int quad = place.channel % group;
+  const NormalizationGradient<T, G> normalization(statistics, factors, place.channel);
+  float sums[taps * 4];
+#pragma unroll
+  for (int i = 0; i < taps * 4; ++i) sums[i] = 0.0f;
+  for (int tile = blockIdx.x; tile < G::images * tiles_y * tiles_x; tile += static_cast<int>(G::blocks)) {
+    const long long image = tile / (tiles_y * tiles_x);
+    const int y0 = static_cast<int>(tile / tiles_x % tiles_y) * tile_height;
+    const int x0 = static_cast<int>(tile % tiles_x) * tile_width;
+    // Divisions that round up, of numbers that may be negative.
+    const int first_y = (y0 + static_cast<int>(G::padding_y) - reach_y + stride_y - 1 + stride_y * reach_y) / stride_y - reach_y;
+    const int first_x = (x0 + static_cast<int>(G::padding_x) - reach_x + stride_x - 1 + stride_x * reach_x) / stride_x - reach_x;
+    __syncthreads();
+    for (int i = place.lane; i < rows * columns; i += lanes) {
+      const int y = first_y + i / columns;
+      const int x = first_x + i % columns;
+      float value[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+      if (y >= 0 && y < G::out_height && x >= 0 && x < G::out_width && place.is_inside())
+        normalization.at(gradient, before_norm, (image * G::out_height + y) * G::out_width + x, place.channel, value);
+      Quad<float> stored;
+      for (int c = 0; c < 4; ++c) stored.at[c] = value[c];
+      *reinterpret_cast<Quad<float>*>(window + i * group + quad) = stored;
+    }
+    __syncthreads();
+    if (!place.is_inside()) continue;
+    for (int i = place.lane; i < tile_height * tile_width; i += lanes) {
+      const int y = y0 + i / tile_width;
+      const int x = x0 + i % tile_width;
+      if (y >= G::in_height || x >= G::in_width) continue;
+      const long long at = ((image * G::in_height + y) * G::in_width + x) * G::channels;
+      float value[4];
+      load_quad<T, G::channels>(input + at, place.channel, value);
+      float sum[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+#pragma unroll
+      for (int ky = 0; ky < kernel_height; ++ky)
+#pragma unroll
+        for (int kx = 0; kx < kernel_width; ++kx) {
+          const int to_y = y + static_cast<int>(G::padding_y) - ky * dilation_y;
+          const int to_x = x + static_cast<int>(G::padding_x) - kx * dilation_x;
+          if (to_y % stride_y != 0 || to_x % stride_x != 0) continue;
+          const int row = to_y / stride_y - first_y;
+          const int column = to_x / stride_x - first_x;
+          const int tap = ky * kernel_width + kx;
+          const Quad<float> g = *reinterpret_cast<const Quad<float>*>(window + (row * columns + column) * group + quad);
+          const Quad<float> w = *reinterpret_cast<const Quad<float>*>(weights + tap * group + quad);
+          for (int c = 0; c < 4; ++c) {
+            sum[c] += g.at[c] * w.at[c];
+            sums[tap * 4 + c] += g.at[c] * value[c];
+          }
+        }
+      store_quad<T, G::channels>(sum, place.channel, by_input + at);
+    }
+  }
+  add_lanes<G>(sums, window, place.lane);
+  if (place.lane == 0 && place.is_inside())
+    for (int tap = 0; tap < taps; ++tap)
+      write_channels<G>(sums + tap * 4, place.channel,
+                        partial + (static_cast<long long>(blockIdx.x) * taps + tap) * G::channels);
+}
+
+// Sums of partial [rows, taps, C] as [C, taps].
+template <class T, class G>
+__device__ inline void finish_weights(const float* partial, float* by_weight) {
+  double sums[1];
+  add_rows<G>(partial, sums);
+  const long long at = blockIdx.x * G::width + threadIdx.x;
+  if (threadIdx.x >= G::width || at >= G::columns) return;
+  by_weight[at % G::channels * G::taps + at / G::channels] = static_cast<float>(sums[0]);
+}
+
+// A pointwise convolution of images [pixels, G::in] with weights [G::out, G::in], or, G::transposed, [G::in, G::out].
+// A block makes G::tile pixels of G::group channels; a thread four of each.
+template <class T, class G>
+__device__ inline void pointwise(const T* input, const float* weight, T* output) {
+  constexpr int in = static_cast<int>(G::in);
+  constexpr int out = static_cast<int>(G::out);
+  constexpr int tile = static_cast<int>(G::tile);
+  constexpr int group = static_cast<int>(G::group);
+  constexpr int depth = static_cast<int>(G::depth);
+  constexpr int threads = static_cast<int>(G::threads);
+  constexpr int quads = group / 4;
+  // Rows lie four banks apart, so that quads of channels are written without conflict.
+  constexpr int line = (tile + 27) / 32 * 32 + 4;
+  alignas(16) __shared__ float values[depth * line];
+  alignas(16) __shared__ float weights[depth * group];
+  const long long first = static_cast<long long>(blockIdx.x) * tile;
+  const int n0 = static_cast<int>(blockIdx.y) * group;
+  const int quad = static_cast<int>(threadIdx.x) % quads * 4;
+  const int strip = static_cast<int>(threadIdx.x) / quads * 4;
+  float sums[4][4];
+  for (int p = 0; p < 4; ++p)
+    for (int c = 0; c < 4; ++c) sums[p][c] = 0.0f;
+  for (int k0 = 0; k0 < in; k0 += depth) {
+    if (k0 > 0) __syncthreads();
+    for (int i = threadIdx.x; i < tile * (depth / 4); i += threads) {
+      const int k = i % (depth / 4) * 4;
+      const int pixel = i / (depth / 4);
+      float value[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+      if (first + pixel < G::pixels && k0 + k < in) load_quad<T, in>(input + (first + pixel) * in, k0 + k, value);
+      for (int c = 0; c < 4; ++c) values[(k + c) * line + pixel] = value[c];
+    }
+    for (int i = threadIdx.x; i < depth * group; i += threads) {
+      const int k = k0 + (G::transposed ? i / group : i % depth);
+      const int n = G::transposed ? i % group : i / depth;
+      weights[(k - k0) * group + n] =
+          k < in && n0 + n < out ? weight[G::transposed ? k * out + n0 + n : (n0 + n) * in + k] : 0.0f;
+    }
+    __syncthreads();
+    if (strip < tile)
+#pragma unroll 8
+      for (int k = 0; k < depth; ++k) {
+        const Quad<float> v = *reinterpret_cast<const Quad<float>*>(values + k * line + strip);
+        const Quad<float> w = *reinterpret_cast<const Quad<float>*>(weights + k * group + quad);
+        for (int p = 0; p < 4; ++p)
+          for (int c = 0; c < 4; ++c) sums[p][c] += v.at[p] * w.at[c];
+      }
+  }
+  if (strip < tile && n0 + quad < out)
+    for (int p = 0; p < 4; ++p)
+      if (first + strip + p < G::pixels) store_quad<T, out>(sums[p], n0 + quad, output + (first + strip + p) * out);
+}
+
+// By block, the gradient of a pointwise convolution's weights: partial [blocks, G::out, G::in]. A thread takes four by
+// four of them; G::quads threads take those of a block, G::lanes of them each. Where a block takes all of them, with
+// G::with_input, it makes the gradient of the input as well, unless `by_input` is null.
+template <class T, class G>
+__device__ inline void pointwise_backward(const T* gradient, const T* input, const float* weight, T* by_input,
+                                          float* partial) {
+  constexpr int in = static_cast<int>(G::in);
+  constexpr int out = static_cast<int>(G::out);
+  constexpr int rows = static_cast<int>(G::tile_out);
+  constexpr int columns = static_cast<int>(G::tile_in);
+  constexpr int chunk = static_cast<int>(G::chunk);
+  constexpr int threads = static_cast<int>(G::threads);
+  constexpr int staged = chunk * (rows + columns);
+  constexpr int summed = static_cast<int>(16 * (G::lanes / 2) * G::quads);
+  alignas(16) __shared__ float shared[staged > summed ? staged : summed];
+  alignas(16) __shared__ float weights[G::with_input ? rows * columns : 1];
+  if (G::with_input)
+    for (int k = threadIdx.x; k < rows * columns; k += threads)
+      weights[k] = k / columns < out && k % columns < in ? weight[k / columns * in + k % columns] : 0.0f;
+  float* const gradients = shared;
+  float* const inputs = shared + chunk * rows;
+  const int o0 = static_cast<int>(blockIdx.y) * rows;
+  const int i0 = static_cast<int>(blockIdx.z) * columns;
+  const int at = static_cast<int>(threadIdx.x % G::quads);
+  const int lane = static_cast<int>(threadIdx.x / G::quads);
+  const int o = at % (rows / 4) * 4;
+  const int i = at / (rows / 4) * 4;
+  float sums[16];
+  for (int k = 0; k < 16; ++k) sums[k] = 0.0f;
+  for (long long first = static_cast<long long>(blockIdx.x) * chunk; first < G::pixels; first += G::blocks * chunk) {
+    __syncthreads();
+    for (int k = threadIdx.x; k < chunk * (rows / 4); k += threads) {
+      const int pixel = k / (rows / 4);
+      const int c = k % (rows / 4) * 4;
+      float value[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+      if (first + pixel < G::pixels && o0 + c < out) load_quad<T, out>(gradient + (first + pixel) * out, o0 + c, value);
+      for (int v = 0; v < 4; ++v) gradients[pixel * rows + c + v] = value[v];
+    }
+    for (int k = threadIdx.x; k < chunk * (columns / 4); k += threads) {
+      const int pixel = k / (columns / 4);
+      const int c = k % (columns / 4) * 4;
+      float value[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+      if (first + pixel < G::pixels && i0 + c < in) load_quad<T, in>(input + (first + pixel) * in, i0 + c, value);
+      for (int v = 0; v < 4; ++v) inputs[pixel * columns + c + v] = value[v];
+    }
+    __syncthreads();
+#pragma unroll 4
+    for (int p = lane; p < chunk; p += static_cast<int>(G::lanes)) {
+      const Quad<float> a = *reinterpret_cast<const Quad<float>*>(gradients + p * rows + o);
+      const Quad<float> b = *reinterpret_cast<const Quad<float>*>(inputs + p * columns + i);
+      for (int x = 0; x < 4; ++x)
+        for (int y = 0; y < 4; ++y) sums[x * 4 + y] += a.at[x] * b.at[y];
+    }
+    if (G::with_input && by_input != nullptr)
+      for (int k = threadIdx.x; k < (chunk + 3) / 4 * (columns / 4); k += threads) {
+        const int c = k % (columns / 4) * 4;
+        const int p = k / (columns / 4) * 4;
+        float made[4][4];
+        for (int x = 0; x < 4; ++x)
+          for (int y = 0; y < 4; ++y) made[x][y] = 0.0f;
+#pragma unroll 4
+        for (int r = 0; r < rows; r += 4) {
+          Quad<float> g[4];
+          Quad<float> w[4];
+          for (int x = 0; x < 4; ++x) g[x] = *reinterpret_cast<const Quad<float>*>(gradients + (p + x) * rows + r);
+          for (int x = 0; x < 4; ++x) w[x] = *reinterpret_cast<const Quad<float>*>(weights + (r + x) * columns + c);
+          for (int x = 0; x < 4; ++x)
+            for (int z = 0; z < 4; ++z)
+              for (int y = 0; y < 4; ++y) made[x][y] += g[x].at[z] * w[z].at[y];
+        }
+        for (int x = 0; x < 4; ++x)
+          if (p + x < chunk && first + p + x < G::pixels && c < in) store_quad<T, in>(made[x], c, by_input + (first + p + x) * in);
+      }
+  }
+  add_lanes<G>(sums, shared, lane);
+  if (lane == 0)
+    for (int x = 0; x < 4; ++x)
+      for (int y = 0; y < 4; ++y)
+        if (o0 + o + x < out && i0 + i + y < in)
+          partial[(static_cast<long long>(blockIdx.x) * out + o0 + o + x) * in + i0 + i + y] = sums[x * 4 + y];
+}
+)cuda";
+
+}  // namespace bsconv::gpu
