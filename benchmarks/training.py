@@ -5,8 +5,8 @@
     python3 benchmarks/training.py --program build/default/bin/bsconv --out results [NAME...]
 
 The peers are the Python package's model in eager PyTorch (NCHW and channels_last) and compiled by
-Inductor (channels_last). A step is forward pass, cross entropy and regularization loss, backward pass
-and SGD. Every round times each of them and then `bsconv bench --train`; the least time of all rounds
+Inductor (channels_last), and with --device cuda the eager one as a CUDA graph. A step is forward pass,
+cross entropy and regularization loss, backward pass and SGD. Every round times each of them and then `bsconv bench --train`; the least time of all rounds
 counts. Writes training.jsonl and a table as Markdown, and goes on where it was stopped. With --growth
 the models are ResNets of growing depth and WRNs of growing width, and a plot as SVG shows them.
 
@@ -31,7 +31,7 @@ GROWTH = {
     "depth": {depth: f"cifar_resnet{depth}_bsconvu" for depth in DEPTHS},
     "width": {width: f"cifar_wrn16_{width}_bsconvu" for width in WIDTHS},
 }
-WAYS = ("eager", "eager_channels_last", "compile")
+WAYS = ("eager", "eager_channels_last", "compile", "cuda_graph")
 
 
 class Peer:
@@ -51,15 +51,43 @@ class Peer:
         self.images = torch.randn(batch, 3, side, side, device=device).to(memory_format=layout)
         self.labels = torch.randint(0, classes, (batch,), device=device)
 
-    def step(self):
+    def loss_of_step(self):
         self.optimizer.zero_grad()
         loss = self.loss(self.forward(self.images), self.labels)
         if hasattr(self.model, "reg_loss"):
             loss = loss + self.model.reg_loss(alpha=0.1)
         loss.backward()
         self.optimizer.step()
+        return loss
+
+    def step(self):
         # Fetching the loss waits for the device.
-        return loss.item()
+        return self.loss_of_step().item()
+
+
+class RecordedPeer(Peer):
+    """The same as a CUDA graph, whose steps are repeated."""
+
+    def __init__(self, name, batch, device):
+        import torch
+
+        super().__init__(name, batch, device, True, False)
+        torch.backends.cudnn.benchmark = True
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(4):
+                self.loss_of_step()
+        torch.cuda.current_stream().wait_stream(stream)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.result = self.loss_of_step()
+        torch.backends.cudnn.benchmark = False
+
+    def step(self):
+        self.graph.replay()
+        return self.result.item()
 
 
 def measure(arguments, name, batch, threads):
@@ -72,6 +100,8 @@ def measure(arguments, name, batch, threads):
     }
     if not arguments.no_compile:
         peers["compile"] = Peer(name, batch, arguments.device, True, True)
+    if arguments.device.startswith("cuda"):
+        peers["cuda_graph"] = RecordedPeer(name, batch, arguments.device)
     for peer in peers.values():
         peer.step()
         peer.step()

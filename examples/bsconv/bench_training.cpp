@@ -104,6 +104,7 @@ void bench_training(const TrainingBench& bench) {
   const double peak = bench.device.is_cpu()
                           ? measured_peak(bsconv::kernels::find_kernels(), torch::get_num_threads())
                           : 0.0;
+  try_out_algorithms(bench.device);
   if (!bench.json) {
     print_header(bench, peak);
   }

@@ -6,6 +6,8 @@
 #include <bsconv/cuda.hpp>
 #endif
 
+#include <ATen/Context.h>
+
 #include <memory>
 
 namespace bsconv_program {
@@ -18,6 +20,12 @@ bool record_steps(bsconv::train::Trainer& trainer) {
   (void)trainer;
   return false;
 #endif
+}
+
+void try_out_algorithms(torch::Device device) {
+  if (device.is_cuda()) {
+    at::globalContext().setBenchmarkCuDNN(true);
+  }
 }
 
 }  // namespace bsconv_program

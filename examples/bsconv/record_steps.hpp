@@ -9,4 +9,7 @@ namespace bsconv_program {
 /// allow it, and fused training is on. Returns whether it is so.
 bool record_steps(bsconv::train::Trainer& trainer);
 
+/// Lets cuDNN try out its algorithms on a GPU, since the same sizes come again and again.
+void try_out_algorithms(torch::Device device);
+
 }  // namespace bsconv_program

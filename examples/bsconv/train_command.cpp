@@ -117,6 +117,7 @@ void train(const TrainFlags& flags) {
   info.settings = kept_settings(settings);
   const auto header = describe_run(settings, info, training, test);
 
+  try_out_algorithms(options.device());
   torch::manual_seed(options.seed());
   auto model = make_model(info.architecture, info.num_classes(), info.in_channels);
   const std::string start =
