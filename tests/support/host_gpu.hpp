@@ -169,7 +169,7 @@ class HostGpu : public bsconv::gpu::Runtime {
               ", grid, arguments); }\n";
     }
     write_file(base + ".cpp", text);
-    const auto command = compiler_ + " -std=c++20 -O1 -w -shared -fPIC -fvisibility=hidden '" +
+    const auto command = compiler_ + " -std=c++20 -O0 -w -shared -fPIC -fvisibility=hidden '" +
                          base + ".cpp' -o '" + base + ".so' > '" + base + ".log' 2>&1";
     TORCH_CHECK(std::system(command.c_str()) == 0, read_file(base + ".log").substr(0, 4000));
     void* library = dlopen((base + ".so").c_str(), RTLD_NOW | RTLD_LOCAL);
