@@ -283,6 +283,14 @@ TEST(GpuTraining, RunningStatisticsCanBeMeansOfAllSteps) {
   EXPECT_EQ(norm.num_batches_tracked.item<int64_t>(), 4);
 }
 
+TEST(GpuTraining, ShowsThatRunningStatisticsHaveChanged) {
+  Gpu gpu;
+  const auto norm = norm_of(4);
+  const auto before = norm.running_var._version();
+  gpu.operators.norm(torch::randn({2, 4, 3, 3}), norm, Activation::relu, {});
+  EXPECT_GT(norm.running_var._version(), before);
+}
+
 TEST(GpuTraining, NotANumberStaysOne) {
   Gpu gpu;
   auto input = torch::randn({1, 4, 2, 2});

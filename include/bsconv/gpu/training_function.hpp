@@ -41,6 +41,11 @@ class TailFunction : public torch::autograd::Function<TailFunction> {
     const auto made =
         tail->forward({input, residual.value_or(torch::Tensor()),
                        depthwise.value_or(torch::Tensor()), bias.value_or(torch::Tensor()), norm});
+    for (const auto& running : {norm.running_mean, norm.running_var, norm.num_batches_tracked}) {
+      if (running.defined() && !running.is_inference()) {
+        running.unsafeGetTensorImpl()->bump_version();
+      }
+    }
     auto kept = c10::make_intrusive<TailContext>();
     kept->tail = tail;
     context->saved_data["tail"] = torch::IValue::make_capsule(kept);
@@ -180,14 +185,16 @@ class TrainingOperators {
       const auto made = geometry ? tail(input, depthwise, bias, geometry, std::nullopt,
                                         kernels::Activation::identity, {})
                                  : input;
-      return bsconv::detail::reference_activation(averaging_norm(made, *norm), residual,
-                                                  activation);
+      return bsconv::detail::reference_activation(library_norm(made, *norm), residual, activation);
     }
     const auto shape = tail_shape(input, geometry, bias, norm, activation, residual);
-    if (!shape.fits()) {
+    if (!shape.fits() && geometry) {
       auto made = torch::conv2d(input, depthwise, bias, geometry->stride, geometry->padding,
                                 geometry->dilation, shape.channels);
       return norm ? this->norm(made, *norm, activation, residual) : made;
+    }
+    if (!shape.fits()) {
+      return bsconv::detail::reference_activation(library_norm(input, *norm), residual, activation);
     }
     const auto parts = norm.value_or(bsconv::detail::TrainingBatchNorm());
     return TailFunction::apply(
@@ -197,13 +204,16 @@ class TrainingOperators {
         parts, tails_.get(shape, input.scalar_type()));
   }
 
-  // Whose running statistics are the mean over all steps: the count decides, which is on the
-  // device.
-  static torch::Tensor averaging_norm(const torch::Tensor& input,
-                                      const bsconv::detail::TrainingBatchNorm& norm) {
-    double momentum = 0;
+  // By LibTorch: where the running statistics are the mean over all steps, since the count decides,
+  // which is on the device, and for more pixels than kernels count.
+  static torch::Tensor library_norm(const torch::Tensor& input,
+                                    const bsconv::detail::TrainingBatchNorm& norm) {
+    double momentum = norm.momentum.value_or(0.0);
     if (norm.num_batches_tracked.defined()) {
-      momentum = 1.0 / norm.num_batches_tracked.add_(1).item<double>();
+      norm.num_batches_tracked.add_(1);
+      if (!norm.momentum) {
+        momentum = 1.0 / norm.num_batches_tracked.item<double>();
+      }
     }
     return torch::batch_norm(input, norm.weight, norm.bias, norm.running_mean, norm.running_var,
                              /*training=*/true, momentum, norm.eps, /*cudnn_enabled=*/true);
