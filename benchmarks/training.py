@@ -5,10 +5,11 @@
     python3 benchmarks/training.py --program build/default/bin/bsconv --out results [NAME...]
 
 The peers are the Python package's model in eager PyTorch (NCHW and channels_last) and compiled by
-Inductor (channels_last), and with --device cuda the eager one as a CUDA graph. A step is forward pass,
-cross entropy and regularization loss, backward pass and SGD. Every round times each of them and then `bsconv bench --train`; the least time of all rounds
-counts. Writes training.jsonl and a table as Markdown, and goes on where it was stopped. With --growth
-the models are ResNets of growing depth and WRNs of growing width, and a plot as SVG shows them.
+Inductor (channels_last), and with --device cuda the eager one as a CUDA graph. A step is forward
+pass, cross entropy and regularization loss, backward pass and SGD. Every round times each of them
+and then `bsconv bench --train`; the least time of all rounds counts. Writes training.jsonl and a
+table as Markdown, and goes on where it was stopped. With --growth the models are ResNets of growing
+depth and WRNs of growing width, and a plot as SVG shows them.
 
 Needs the packages of requirements.txt in a virtual environment.
 """

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <torch/nn.h>
+#include <bsconv/autograd/block_function.hpp>
 #include <bsconv/gpu/training_function.hpp>
 #include <bsconv/nn.hpp>
 #ifdef BSCONV_HAS_CUDA
@@ -52,21 +53,8 @@ TrainingBatchNorm norm_of(int64_t channels, bool affine = true, bool running = t
 
 // The tensors that gradients flow to.
 std::vector<torch::Tensor> leaves(const TrainingBlock& block) {
-  std::vector<torch::Tensor> found;
-  const auto add = [&](const torch::Tensor& tensor) {
-    if (tensor.defined()) {
-      found.push_back(tensor);
-    }
-  };
-  for (const auto& tensor : {block.first, block.pointwise, block.depthwise, block.bias}) {
-    add(tensor);
-  }
-  for (const auto* norm : {&block.first_norm, &block.pointwise_norm, &block.norm}) {
-    if (*norm) {
-      add((*norm)->weight);
-      add((*norm)->bias);
-    }
-  }
+  auto found = bsconv::detail::block_tensors(block);
+  std::erase_if(found, [](const torch::Tensor& tensor) { return !tensor.defined(); });
   return found;
 }
 
@@ -308,8 +296,7 @@ TEST(CudaTraining, CompilesItsKernels) {
   shape.in = shape.out = {32, 32};
   shape.norm = bsconv::gpu::NormShape{true, true, true, true, true};
   shape.activation = Activation::relu;
-  std::string source =
-      std::string(bsconv::gpu::kernel_source) + std::string(bsconv::gpu::training_source);
+  auto source = bsconv::gpu::whole_source();
   int count = 0;
   for (const auto& [in, out] : {std::pair{3, 16}, {16, 4}, {64, 128}}) {
     for (const auto& [text, grid] : bsconv::gpu::PointwiseShape{128 * 32 * 32, in, out}.kernels()) {

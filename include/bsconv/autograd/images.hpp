@@ -3,6 +3,7 @@
 
 #include <ATen/Parallel.h>
 #include <torch/types.h>
+#include <bsconv/autograd/channels_last.hpp>
 #include <bsconv/kernels/pack.hpp>
 #include <bsconv/kernels/training_table.hpp>
 #include <bsconv/util/parallel.hpp>
@@ -48,24 +49,6 @@ struct PixelTensor {
 
 /// Refers to `tensor` `[N, C, H, W]`, float, channels_last.
 inline PixelTensor pixels_of(const torch::Tensor& tensor) { return {tensor, true}; }
-
-/// An uninitialized `[N, C, H, W]` tensor like `like`, in channels_last order.
-inline torch::Tensor empty_images(const torch::Tensor& like, int64_t channels, int64_t height,
-                                  int64_t width) {
-  return torch::empty({like.size(0), channels, height, width},
-                      torch::TensorOptions().dtype(torch::kFloat),
-                      torch::MemoryFormat::ChannelsLast);
-}
-
-/// A tensor in channels_last order: `tensor` itself where it is.
-inline torch::Tensor channels_last(const torch::Tensor& tensor) {
-  return tensor.contiguous(torch::MemoryFormat::ChannelsLast);
-}
-
-/// The same for a tensor that may be undefined.
-inline torch::Tensor channels_last_if_any(const torch::Tensor& tensor) {
-  return tensor.defined() ? channels_last(tensor) : tensor;
-}
 
 /// `[N, H, W, channels]` with the channels of `image` (`[N, C, H, W]`), then zeros.
 inline torch::Tensor pad_channels(const torch::Tensor& image, int64_t channels) {

@@ -11,11 +11,14 @@
 #include <memory>
 #include <utility>
 
+/// \file
+/// Makes `optimize` plan models on CUDA devices: including this header in one source file of a
+/// program is enough. bsconv/cuda.hpp includes it.
+
 namespace bsconv::cuda {
 
 namespace detail {
 
-// Including this header is what `optimize` asks for to plan models on GPUs.
 inline const bool planner_is_registered =
     infer::register_gpu_planner([](infer::Graph graph, const torch::Tensor& example,
                                    torch::ScalarType dtype) -> std::unique_ptr<infer::Executable> {

@@ -5,6 +5,7 @@
 #include <bsconv/gpu/geometry.hpp>
 #include <bsconv/gpu/kernel_source.hpp>
 #include <bsconv/gpu/operation.hpp>
+#include <bsconv/gpu/pointwise_source.hpp>
 #include <bsconv/gpu/runtime.hpp>
 #include <bsconv/gpu/training_source.hpp>
 
@@ -17,6 +18,11 @@
 #include <vector>
 
 namespace bsconv::gpu {
+
+/// The text that the definitions of all kernels follow.
+inline std::string whole_source() {
+  return std::string(kernel_source) + training_source + pointwise_source;
+}
 
 /// Compiles kernels, each only once, and remembers which of several ways was the fastest.
 class Compiler {
@@ -32,7 +38,7 @@ class Compiler {
   void compile(const std::vector<Launch*>& launches, torch::ScalarType dtype) {
     const std::lock_guard lock(mutex_);
     const auto element = element_name(dtype);
-    std::string source = std::string(kernel_source) + training_source;
+    auto source = whole_source();
     std::vector<std::string> names;
     std::vector<std::string> keys;
     for (const Launch* launch : launches) {

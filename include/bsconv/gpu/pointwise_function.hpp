@@ -3,6 +3,7 @@
 
 #include <torch/autograd.h>
 #include <torch/types.h>
+#include <bsconv/autograd/channels_last.hpp>
 #include <bsconv/autograd/reference.hpp>
 #include <bsconv/gpu/kernel_set.hpp>
 #include <bsconv/gpu/pointwise_shape.hpp>
@@ -37,8 +38,8 @@ class PointwiseConvolution {
     return output;
   }
 
-  /// The gradients of the input, undefined unless `needs_input`, and of the weight, shaped as it and
-  /// undefined unless `needs_weight`.
+  /// The gradients of the input, undefined unless `needs_input`, and of the weight, shaped as it
+  /// and undefined unless `needs_weight`.
   std::pair<torch::Tensor, torch::Tensor> backward(const torch::Tensor& gradient,
                                                    const torch::Tensor& input,
                                                    const torch::Tensor& weight, bool needs_input,
@@ -65,9 +66,8 @@ class PointwiseConvolution {
   }
 
  private:
-  static torch::Tensor images(const torch::Tensor& beside, int64_t channels) {
-    return torch::empty({beside.size(0), channels, beside.size(2), beside.size(3)},
-                        beside.options().memory_format(torch::MemoryFormat::ChannelsLast));
+  static torch::Tensor images(const torch::Tensor& like, int64_t channels) {
+    return bsconv::detail::empty_images(like, channels, like.size(2), like.size(3));
   }
 
   // Seconds that one way takes, forward and backward.
@@ -133,7 +133,7 @@ class PointwiseFunction : public torch::autograd::Function<PointwiseFunction> {
     }
     const auto capsule = context->saved_data["convolution"].toCapsule();
     const auto& convolution = *static_cast<const PointwiseContext&>(*capsule).convolution;
-    const auto gradient = gradients[0].contiguous(torch::MemoryFormat::ChannelsLast);
+    const auto gradient = bsconv::detail::channels_last(gradients[0]);
     auto [by_input, by_weight] = convolution.backward(
         gradient, input, weight, context->needs_input_grad(0), context->needs_input_grad(1));
     return {std::move(by_input), std::move(by_weight), torch::Tensor()};

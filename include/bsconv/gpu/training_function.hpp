@@ -5,6 +5,7 @@
 #include <torch/autograd.h>
 #include <torch/types.h>
 #include <bsconv/autograd/block.hpp>
+#include <bsconv/autograd/channels_last.hpp>
 #include <bsconv/autograd/reference.hpp>
 #include <bsconv/gpu/kernel_set.hpp>
 #include <bsconv/gpu/pointwise_function.hpp>
@@ -74,8 +75,7 @@ class TailFunction : public torch::autograd::Function<TailFunction> {
                                                  tensor_count, argument_count);
     }
     const TailForward made{saved[8], shape.depthwise ? saved[6] : saved[0], saved[7]};
-    const auto found =
-        tail.backward(gradients[0].contiguous(torch::MemoryFormat::ChannelsLast), tensors, made);
+    const auto found = tail.backward(bsconv::detail::channels_last(gradients[0]), tensors, made);
     return {found.input,       found.residual,  found.depthwise, found.bias,
             found.norm_weight, found.norm_bias, torch::Tensor(), torch::Tensor()};
   }
@@ -144,10 +144,9 @@ class TrainingOperators {
   torch::Tensor block(const torch::Tensor& input, const bsconv::detail::TrainingBlock& block,
                       const torch::Tensor& residual) {
     const auto type = input.device().type();
-    auto x =
-        (at::autocast::is_autocast_enabled(type) ? input.to(at::autocast::get_autocast_dtype(type))
-                                                 : input)
-            .contiguous(torch::MemoryFormat::ChannelsLast);
+    auto x = bsconv::detail::channels_last(at::autocast::is_autocast_enabled(type)
+                                               ? input.to(at::autocast::get_autocast_dtype(type))
+                                               : input);
     const auto next = [&](const torch::Tensor& weight, const auto& inner) {
       x = pointwise(x, weight);
       if (inner) {
@@ -174,8 +173,9 @@ class TrainingOperators {
                      const std::optional<bsconv::detail::DepthwiseGeometry>& geometry,
                      const std::optional<bsconv::detail::TrainingBatchNorm>& norm,
                      kernels::Activation activation, const torch::Tensor& residual) {
+    using bsconv::detail::channels_last;
+    using bsconv::detail::channels_last_if_any;
     using bsconv::detail::if_defined;
-    const auto last = torch::MemoryFormat::ChannelsLast;
     if (residual.defined() && residual.scalar_type() != input.scalar_type()) {
       return bsconv::detail::reference_activation(
           tail(input, depthwise, bias, geometry, norm, kernels::Activation::identity, {}), residual,
@@ -197,11 +197,10 @@ class TrainingOperators {
       return bsconv::detail::reference_activation(library_norm(input, *norm), residual, activation);
     }
     const auto parts = norm.value_or(bsconv::detail::TrainingBatchNorm());
-    return TailFunction::apply(
-        input.contiguous(last),
-        residual.defined() ? std::optional(residual.contiguous(last)) : std::nullopt,
-        if_defined(depthwise), if_defined(bias), if_defined(parts.weight), if_defined(parts.bias),
-        parts, tails_.get(shape, input.scalar_type()));
+    return TailFunction::apply(channels_last(input), if_defined(channels_last_if_any(residual)),
+                               if_defined(depthwise), if_defined(bias), if_defined(parts.weight),
+                               if_defined(parts.bias), parts,
+                               tails_.get(shape, input.scalar_type()));
   }
 
   // By LibTorch: where the running statistics are the mean over all steps, since the count decides,

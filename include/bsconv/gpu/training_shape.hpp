@@ -233,7 +233,7 @@ struct TailShape {
       c.set("padding_y", depthwise->padding[0]).set("padding_x", depthwise->padding[1]);
       c.set("dilation_y", depthwise->dilation[0]).set("dilation_x", depthwise->dilation[1]);
     }
-    c.set("bias", bias ? 1 : 0).set("moments", norm ? 1 : 0).set("norm", norm ? 1 : 0);
+    c.set("bias", bias ? 1 : 0).set("norm", norm ? 1 : 0);
     c.set("residual", residual ? 1 : 0).set("activation", static_cast<int64_t>(activation));
     c.set("quads", place.quads).set("lanes", place.lanes).set("blocks", place.grid.blocks[0]);
     c.set("threads", place.grid.threads);

@@ -20,6 +20,9 @@ struct Place {
   int channel = static_cast<int>(blockIdx.y * G::quads + threadIdx.x % G::quads) * 4;
   int lane = static_cast<int>(threadIdx.x / G::quads);
   __device__ bool is_inside() const { return channel < G::channels; }
+  // The first pixel, and how far it is to the next one.
+  __device__ unsigned pixel() const { return blockIdx.x * static_cast<unsigned>(G::lanes) + lane; }
+  static constexpr unsigned step = static_cast<unsigned>(G::blocks * G::lanes);
 };
 
 // Adds up `values` of all lanes in lane 0. `shared` holds n * (G::lanes / 2) * G::quads numbers.
@@ -102,7 +105,7 @@ __device__ inline void depthwise_forward(const T* input, const float* weight, co
   if (place.is_inside()) {
     float start[4] = {0.0f, 0.0f, 0.0f, 0.0f};
     if (G::bias) read_channels<G>(bias, place.channel, start);
-    for (unsigned p = blockIdx.x * static_cast<unsigned>(G::lanes) + place.lane; p < G::pixels; p += static_cast<unsigned>(G::blocks * G::lanes)) {
+    for (unsigned p = place.pixel(); p < G::pixels; p += place.step) {
       constexpr unsigned size = static_cast<unsigned>(G::out_height * G::out_width);
       const int at = static_cast<int>(p % size);
       const long long image = p / size;
@@ -130,7 +133,7 @@ __device__ inline void depthwise_forward(const T* input, const float* weight, co
       }
     }
   }
-  if (G::moments) write_moments<G>(sums, shared, place, partial);
+  if (G::norm) write_moments<G>(sums, shared, place, partial);
 }
 
 template <class T, class G>
@@ -139,7 +142,7 @@ __device__ inline void moments(const T* input, float* partial) {
   const Place<G> place;
   float sums[8] = {0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f};
   if (place.is_inside())
-    for (unsigned p = blockIdx.x * static_cast<unsigned>(G::lanes) + place.lane; p < G::pixels; p += static_cast<unsigned>(G::blocks * G::lanes)) {
+    for (unsigned p = place.pixel(); p < G::pixels; p += place.step) {
       float value[4];
       load_quad<T, G::channels>(input + static_cast<long long>(p) * G::channels, place.channel, value);
       for (int c = 0; c < 4; ++c) {
@@ -217,7 +220,7 @@ __device__ inline void normalize(const T* input, const float* statistics, const 
   float shift[4];
   read_channels<G>(statistics + 2 * G::channels, place.channel, scale);
   read_channels<G>(statistics + 3 * G::channels, place.channel, shift);
-  for (unsigned p = blockIdx.x * static_cast<unsigned>(G::lanes) + place.lane; p < G::pixels; p += static_cast<unsigned>(G::blocks * G::lanes)) {
+  for (unsigned p = place.pixel(); p < G::pixels; p += place.step) {
     float value[4];
     float other[4] = {0.0f, 0.0f, 0.0f, 0.0f};
     load_quad<T, G::channels>(input + static_cast<long long>(p) * G::channels, place.channel, value);
@@ -254,7 +257,7 @@ __device__ inline void gradient_sums(const T* gradient, const T* input, const T*
     read_channels<G>(statistics, place.channel, mean);
     read_channels<G>(statistics + 2 * G::channels, place.channel, scale);
     read_channels<G>(statistics + 3 * G::channels, place.channel, shift);
-    for (unsigned p = blockIdx.x * static_cast<unsigned>(G::lanes) + place.lane; p < G::pixels; p += static_cast<unsigned>(G::blocks * G::lanes)) {
+    for (unsigned p = place.pixel(); p < G::pixels; p += place.step) {
       float g[4];
       float value[4];
       load_quad<T, G::channels>(gradient + static_cast<long long>(p) * G::channels, place.channel, g);
@@ -334,7 +337,7 @@ __device__ inline void normalize_backward(const T* gradient, const T* input, con
   const Place<G> place;
   if (!place.is_inside()) return;
   const NormalizationGradient<T, G> normalization(statistics, factors, place.channel);
-  for (unsigned p = blockIdx.x * static_cast<unsigned>(G::lanes) + place.lane; p < G::pixels; p += static_cast<unsigned>(G::blocks * G::lanes)) {
+  for (unsigned p = place.pixel(); p < G::pixels; p += place.step) {
     float value[4];
     normalization.at(gradient, input, p, place.channel, value);
     store_quad<T, G::channels>(value, place.channel, by_input + static_cast<long long>(p) * G::channels);
@@ -440,140 +443,6 @@ __device__ inline void finish_weights(const float* partial, float* by_weight) {
   const long long at = blockIdx.x * G::width + threadIdx.x;
   if (threadIdx.x >= G::width || at >= G::columns) return;
   by_weight[at % G::channels * G::taps + at / G::channels] = static_cast<float>(sums[0]);
-}
-
-// A pointwise convolution of images [pixels, G::in] with weights [G::out, G::in], or, G::transposed, [G::in, G::out].
-// A block makes G::tile pixels of G::group channels; a thread four of each.
-template <class T, class G>
-__device__ inline void pointwise(const T* input, const float* weight, T* output) {
-  constexpr int in = static_cast<int>(G::in);
-  constexpr int out = static_cast<int>(G::out);
-  constexpr int tile = static_cast<int>(G::tile);
-  constexpr int group = static_cast<int>(G::group);
-  constexpr int depth = static_cast<int>(G::depth);
-  constexpr int threads = static_cast<int>(G::threads);
-  constexpr int quads = group / 4;
-  // Rows lie four banks apart, so that quads of channels are written without conflict.
-  constexpr int line = (tile + 27) / 32 * 32 + 4;
-  alignas(16) __shared__ float values[depth * line];
-  alignas(16) __shared__ float weights[depth * group];
-  const long long first = static_cast<long long>(blockIdx.x) * tile;
-  const int n0 = static_cast<int>(blockIdx.y) * group;
-  const int quad = static_cast<int>(threadIdx.x) % quads * 4;
-  const int strip = static_cast<int>(threadIdx.x) / quads * 4;
-  float sums[4][4];
-  for (int p = 0; p < 4; ++p)
-    for (int c = 0; c < 4; ++c) sums[p][c] = 0.0f;
-  for (int k0 = 0; k0 < in; k0 += depth) {
-    if (k0 > 0) __syncthreads();
-    for (int i = threadIdx.x; i < tile * (depth / 4); i += threads) {
-      const int k = i % (depth / 4) * 4;
-      const int pixel = i / (depth / 4);
-      float value[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-      if (first + pixel < G::pixels && k0 + k < in) load_quad<T, in>(input + (first + pixel) * in, k0 + k, value);
-      for (int c = 0; c < 4; ++c) values[(k + c) * line + pixel] = value[c];
-    }
-    for (int i = threadIdx.x; i < depth * group; i += threads) {
-      const int k = k0 + (G::transposed ? i / group : i % depth);
-      const int n = G::transposed ? i % group : i / depth;
-      weights[(k - k0) * group + n] =
-          k < in && n0 + n < out ? weight[G::transposed ? k * out + n0 + n : (n0 + n) * in + k] : 0.0f;
-    }
-    __syncthreads();
-    if (strip < tile)
-#pragma unroll 8
-      for (int k = 0; k < depth; ++k) {
-        const Quad<float> v = *reinterpret_cast<const Quad<float>*>(values + k * line + strip);
-        const Quad<float> w = *reinterpret_cast<const Quad<float>*>(weights + k * group + quad);
-        for (int p = 0; p < 4; ++p)
-          for (int c = 0; c < 4; ++c) sums[p][c] += v.at[p] * w.at[c];
-      }
-  }
-  if (strip < tile && n0 + quad < out)
-    for (int p = 0; p < 4; ++p)
-      if (first + strip + p < G::pixels) store_quad<T, out>(sums[p], n0 + quad, output + (first + strip + p) * out);
-}
-
-// By block, the gradient of a pointwise convolution's weights: partial [blocks, G::out, G::in]. A thread takes four by
-// four of them; G::quads threads take those of a block, G::lanes of them each. Where a block takes all of them, with
-// G::with_input, it makes the gradient of the input as well, unless `by_input` is null.
-template <class T, class G>
-__device__ inline void pointwise_backward(const T* gradient, const T* input, const float* weight, T* by_input,
-                                          float* partial) {
-  constexpr int in = static_cast<int>(G::in);
-  constexpr int out = static_cast<int>(G::out);
-  constexpr int rows = static_cast<int>(G::tile_out);
-  constexpr int columns = static_cast<int>(G::tile_in);
-  constexpr int chunk = static_cast<int>(G::chunk);
-  constexpr int threads = static_cast<int>(G::threads);
-  constexpr int staged = chunk * (rows + columns);
-  constexpr int summed = static_cast<int>(16 * (G::lanes / 2) * G::quads);
-  alignas(16) __shared__ float shared[staged > summed ? staged : summed];
-  alignas(16) __shared__ float weights[G::with_input ? rows * columns : 1];
-  if (G::with_input)
-    for (int k = threadIdx.x; k < rows * columns; k += threads)
-      weights[k] = k / columns < out && k % columns < in ? weight[k / columns * in + k % columns] : 0.0f;
-  float* const gradients = shared;
-  float* const inputs = shared + chunk * rows;
-  const int o0 = static_cast<int>(blockIdx.y) * rows;
-  const int i0 = static_cast<int>(blockIdx.z) * columns;
-  const int at = static_cast<int>(threadIdx.x % G::quads);
-  const int lane = static_cast<int>(threadIdx.x / G::quads);
-  const int o = at % (rows / 4) * 4;
-  const int i = at / (rows / 4) * 4;
-  float sums[16];
-  for (int k = 0; k < 16; ++k) sums[k] = 0.0f;
-  for (long long first = static_cast<long long>(blockIdx.x) * chunk; first < G::pixels; first += G::blocks * chunk) {
-    __syncthreads();
-    for (int k = threadIdx.x; k < chunk * (rows / 4); k += threads) {
-      const int pixel = k / (rows / 4);
-      const int c = k % (rows / 4) * 4;
-      float value[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-      if (first + pixel < G::pixels && o0 + c < out) load_quad<T, out>(gradient + (first + pixel) * out, o0 + c, value);
-      for (int v = 0; v < 4; ++v) gradients[pixel * rows + c + v] = value[v];
-    }
-    for (int k = threadIdx.x; k < chunk * (columns / 4); k += threads) {
-      const int pixel = k / (columns / 4);
-      const int c = k % (columns / 4) * 4;
-      float value[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-      if (first + pixel < G::pixels && i0 + c < in) load_quad<T, in>(input + (first + pixel) * in, i0 + c, value);
-      for (int v = 0; v < 4; ++v) inputs[pixel * columns + c + v] = value[v];
-    }
-    __syncthreads();
-#pragma unroll 4
-    for (int p = lane; p < chunk; p += static_cast<int>(G::lanes)) {
-      const Quad<float> a = *reinterpret_cast<const Quad<float>*>(gradients + p * rows + o);
-      const Quad<float> b = *reinterpret_cast<const Quad<float>*>(inputs + p * columns + i);
-      for (int x = 0; x < 4; ++x)
-        for (int y = 0; y < 4; ++y) sums[x * 4 + y] += a.at[x] * b.at[y];
-    }
-    if (G::with_input && by_input != nullptr)
-      for (int k = threadIdx.x; k < (chunk + 3) / 4 * (columns / 4); k += threads) {
-        const int c = k % (columns / 4) * 4;
-        const int p = k / (columns / 4) * 4;
-        float made[4][4];
-        for (int x = 0; x < 4; ++x)
-          for (int y = 0; y < 4; ++y) made[x][y] = 0.0f;
-#pragma unroll 4
-        for (int r = 0; r < rows; r += 4) {
-          Quad<float> g[4];
-          Quad<float> w[4];
-          for (int x = 0; x < 4; ++x) g[x] = *reinterpret_cast<const Quad<float>*>(gradients + (p + x) * rows + r);
-          for (int x = 0; x < 4; ++x) w[x] = *reinterpret_cast<const Quad<float>*>(weights + (r + x) * columns + c);
-          for (int x = 0; x < 4; ++x)
-            for (int z = 0; z < 4; ++z)
-              for (int y = 0; y < 4; ++y) made[x][y] += g[x].at[z] * w[z].at[y];
-        }
-        for (int x = 0; x < 4; ++x)
-          if (p + x < chunk && first + p + x < G::pixels && c < in) store_quad<T, in>(made[x], c, by_input + (first + p + x) * in);
-      }
-  }
-  add_lanes<G>(sums, shared, lane);
-  if (lane == 0)
-    for (int x = 0; x < 4; ++x)
-      for (int y = 0; y < 4; ++y)
-        if (o0 + o + x < out && i0 + i + y < in)
-          partial[(static_cast<long long>(blockIdx.x) * out + o0 + o + x) * in + i0 + i + y] = sums[x * 4 + y];
 }
 )cuda";
 

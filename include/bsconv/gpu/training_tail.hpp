@@ -4,6 +4,7 @@
 #include <c10/util/Exception.h>
 #include <torch/types.h>
 #include <bsconv/autograd/block.hpp>
+#include <bsconv/autograd/channels_last.hpp>
 #include <bsconv/gpu/compiler.hpp>
 #include <bsconv/gpu/kernel_set.hpp>
 #include <bsconv/gpu/operation.hpp>
@@ -161,9 +162,8 @@ class TrainingTail {
     return tensor.defined() ? torch::empty_like(tensor) : torch::Tensor();
   }
 
-  torch::Tensor images(const torch::Tensor& beside, const std::array<int64_t, 2>& size) const {
-    return torch::empty({shape_.images, shape_.channels, size[0], size[1]},
-                        beside.options().memory_format(torch::MemoryFormat::ChannelsLast));
+  torch::Tensor images(const torch::Tensor& like, const std::array<int64_t, 2>& size) const {
+    return bsconv::detail::empty_images(like, shape_.channels, size[0], size[1]);
   }
 
   TailShape shape_;

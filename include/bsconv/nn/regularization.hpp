@@ -109,7 +109,7 @@ inline torch::Tensor batched_orthonormality_loss(const std::vector<torch::Tensor
   }
   const auto& options = weights.front().options();
   const auto batch = matrix_batch(shapes, options);
-  numbers.push_back(torch::zeros({detail::MatrixBatch::zeros}, options));
+  numbers.push_back(torch::zeros({MatrixBatch::zeros}, options));
   const auto matrices = torch::cat(numbers).index_select(0, batch.source).view(batch.sizes);
   const auto products =
       torch::baddbmm(batch.identity, matrices, matrices.transpose(1, 2), /*beta=*/-1);
