@@ -200,7 +200,8 @@ void expect_gradients_of_one_process(const torch::Device& device) {
       group.backward(torch::cross_entropy_loss(logits, own) * share, true);
       for (const auto& item : alone->named_parameters()) {
         const auto& gradient = model->named_parameters()[item.key()].grad();
-        EXPECT_TRUE(torch::allclose(gradient, item.value().grad(), 1e-3, 1e-5))
+        // Of the gradient of a bias in front of a batch normalization, zero, rounding leaves 1e-5.
+        EXPECT_TRUE(torch::allclose(gradient, item.value().grad(), 1e-3, 1e-4))
             << item.key() << ' ' << (gradient - item.value().grad()).abs().max();
       }
       if (step == 0) {
@@ -381,11 +382,11 @@ TEST_F(DistributedTraining, SeveralProcessesGiveTheLossesOfOne) {
     const auto found = metrics(out);
     ASSERT_EQ(found.size(), 1U);
     // Losses of training and test. Sums in another order make a difference that grows with every
-    // step; one process with other kernels differs by 4e-4 after these four.
+    // step: after these four, processors with AVX-512 were seen to differ by 1.2e-3.
     for (const auto* name : {"train_loss", "train_cross_entropy", "train_regularization",
                              "test_loss", "test_cross_entropy", "test_regularization"}) {
       const double value = expected.numbers(name)[0];
-      EXPECT_NEAR(found.numbers(name)[0], value, 1e-3 * value) << name;
+      EXPECT_NEAR(found.numbers(name)[0], value, 3e-3 * value) << name;
     }
     EXPECT_NEAR(found.numbers("train_top1")[0], expected.numbers("train_top1")[0], 0.02);
   }

@@ -16,6 +16,8 @@ namespace nn_fused_layers_test {
 namespace {
 
 using bsconv::FusedTrainingGuard;
+using testing::HasSubstr;
+using testing::Not;
 using torch::nn::AnyModule;
 using torch::nn::BatchNorm2d;
 using torch::nn::Conv2d;
@@ -47,7 +49,8 @@ std::shared_ptr<bsconv::LayerImpl> copy_of(bsconv::Layer& layer) {
   return std::dynamic_pointer_cast<bsconv::LayerImpl>(layer->clone());
 }
 
-bool is_fused(bsconv::LayerImpl& model, const torch::Tensor& input) {
+/// The names of the operators whose gradients a step needs.
+std::string operators_of(bsconv::LayerImpl& model, const torch::Tensor& input) {
   const auto x = input.detach().clone().set_requires_grad(true);
   std::vector<std::string> names;
   const auto output = model.forward(x);
@@ -60,7 +63,11 @@ bool is_fused(bsconv::LayerImpl& model, const torch::Tensor& input) {
       }
     }
   }
-  const std::string all = c10::str(names);
+  return c10::str(names);
+}
+
+bool is_fused(bsconv::LayerImpl& model, const torch::Tensor& input) {
+  const auto all = operators_of(model, input);
   return all.find("BlockFunction") != std::string::npos ||
          all.find("NormFunction") != std::string::npos;
 }
@@ -112,7 +119,8 @@ TEST_P(FusedGeometry, StepsEqualLibTorchs) {
   const auto draw = [](int64_t low, int64_t high) {
     return torch::randint(low, high + 1, {1}).item<int64_t>();
   };
-  const int64_t in = draw(1, 20);
+  // With many channels, what lies between the convolutions is kept for the backward pass.
+  const int64_t in = draw(0, 3) == 0 ? draw(48, 150) : draw(1, 20);
   const int64_t out = 8 * draw(1, 5);
   const int64_t kernel[2] = {draw(1, 5), draw(1, 3)};
   const int64_t dilation = draw(0, 3) == 0 ? 2 : 1;
@@ -143,12 +151,14 @@ TEST_P(FusedGeometry, StepsEqualLibTorchs) {
 
 INSTANTIATE_TEST_SUITE_P(Random, FusedGeometry, testing::Range(0, 60));
 
-// Layers of the zoo's networks, whose rows and images are dealt out in bands.
+// Layers of the zoo's networks, whose rows and images are dealt out in bands. Of so many values some
+// lie so near to a bend of the activation that rounding moves them across.
 TEST(FusedLayers, StepsEqualLibTorchsOnImagesOfManyBands) {
+  torch::manual_seed(9);
   for (const int64_t stride : {1, 2}) {
     const bsconv::BSConvU u(
         bsconv::BSConvUOptions(64, 64, 3).stride(stride).padding(1).bias(false));
-    expect_same_step(chain_of(u, true, true, 64), torch::randn({3, 64, 70, 61}));
+    expect_same_step(chain_of(u, true, true, 64), torch::randn({3, 64, 70, 61}), 1e-3);
   }
   const bsconv::BSConvS s(
       bsconv::BSConvSOptions(64, 128, 5).padding(torch::kSame).bias(false).with_bn(true));
@@ -178,6 +188,52 @@ TEST(FusedLayers, BatchNormAloneAndWithActivation) {
                    torch::randn({4, 16, 9, 7}));
 }
 
+// Whoever keeps running statistics, as a plan for inference does, sees that a step changes them.
+TEST(FusedLayers, RunningStatisticsSayThatTheyHaveChanged) {
+  BatchNorm2d norm(16);
+  auto layer = chain_of(norm, false, true, 16);
+  layer->train();
+  for (const auto& buffer : {norm->running_mean, norm->running_var, norm->num_batches_tracked}) {
+    const auto before = buffer._version();
+    layer->forward(torch::randn({4, 16, 9, 7}));
+    EXPECT_GT(buffer._version(), before);
+  }
+}
+
+// Shortcuts of residual networks, expansions of MobileNets.
+TEST(FusedLayers, PointwiseConvolutions) {
+  torch::manual_seed(8);
+  for (const auto& [in, out] :
+       {std::pair<int64_t, int64_t>{16, 32}, {24, 8}, {64, 128}, {8, 200}}) {
+    for (const std::vector<int64_t>& stride : {std::vector<int64_t>{1, 1}, {2, 2}, {1, 3}}) {
+      SCOPED_TRACE(c10::str(in, " to ", out, " stride ", stride));
+      const Conv2d conv(Conv2dOptions(in, out, 1).stride(stride).bias(false));
+      auto layer = chain_of(conv, true, true, out);
+      EXPECT_THAT(operators_of(*layer, torch::randn({3, in, 9, 10})),
+                  HasSubstr("PointwiseFunction"));
+      expect_same_step(layer, torch::randn({3, in, 9, 10}) + 0.5);
+    }
+  }
+}
+
+TEST(FusedLayers, PointwiseConvolutionsThatAreLibTorchs) {
+  const auto operators = [](const Conv2dOptions& options, int64_t in = 16) {
+    auto layer = chain_of(Conv2d(options), true, true, 32);
+    layer->train();
+    return operators_of(*layer, torch::randn({3, in, 9, 10}));
+  };
+  const auto options = [] { return Conv2dOptions(16, 32, 1).bias(false); };
+  EXPECT_THAT(operators(options()), HasSubstr("PointwiseFunction"));
+  for (const auto& other :
+       {options().bias(true), options().padding(1), options().groups(4),
+        options().padding(torch::kSame), Conv2dOptions(16, 32, 3).bias(false)}) {
+    EXPECT_THAT(operators(other), Not(HasSubstr("PointwiseFunction")));
+  }
+  // Channels that no vector divides.
+  EXPECT_THAT(operators(Conv2dOptions(3, 32, 1).bias(false), 3),
+              Not(HasSubstr("PointwiseFunction")));
+}
+
 // Images in, `data_bn` in front of networks: some pixels together fill the vectors.
 TEST(FusedLayers, BatchNormOfChannelsThatFillNoVector) {
   torch::manual_seed(6);
@@ -205,10 +261,6 @@ TEST(FusedLayers, UnitsOfNetworks) {
 
 TEST(FusedLayers, GradientsOfGradientsAreLibTorchs) {
   torch::manual_seed(2);
-  auto layer = chain_of(bsconv::BSConvS(bsconv::BSConvSOptions(8, 8, 3).padding(1).with_bn(true)),
-                        true, true, 8);
-  auto exact = copy_of(layer);
-  exact->to(torch::kDouble);
   const auto penalty = [](bsconv::LayerImpl& model, const torch::Tensor& input) {
     const auto x = input.detach().clone().set_requires_grad(true);
     const auto gradient = torch::autograd::grad({model.forward(x).square().sum()}, {x}, {},
@@ -216,11 +268,17 @@ TEST(FusedLayers, GradientsOfGradientsAreLibTorchs) {
     gradient.square().sum().backward();
     return x.grad();
   };
-  const auto input = torch::randn({2, 8, 6, 6});
-  ASSERT_TRUE(is_fused(*layer, input));
-  const auto found = penalty(*layer, input).to(torch::kDouble);
-  const auto expected = penalty(*exact, input.to(torch::kDouble));
-  EXPECT_LE((found - expected).norm().item<double>(), 1e-3 * expected.norm().item<double>());
+  const bsconv::BSConvS block(bsconv::BSConvSOptions(8, 8, 3).padding(1).with_bn(true));
+  const Conv2d pointwise(Conv2dOptions(8, 8, 1).stride(2).bias(false));
+  for (auto layer : {chain_of(block, true, true, 8), chain_of(pointwise, true, true, 8)}) {
+    auto exact = copy_of(layer);
+    exact->to(torch::kDouble);
+    const auto input = torch::randn({2, 8, 6, 6});
+    ASSERT_TRUE(is_fused(*layer, input));
+    const auto found = penalty(*layer, input).to(torch::kDouble);
+    const auto expected = penalty(*exact, input.to(torch::kDouble));
+    EXPECT_LE((found - expected).norm().item<double>(), 1e-3 * expected.norm().item<double>());
+  }
 }
 
 TEST(FusedLayers, OneThreadAndManyGiveTheSame) {

@@ -14,9 +14,12 @@
 #include <bsconv/autograd/fused_training.hpp>
 #include <bsconv/autograd/norm_function.hpp>
 #include <bsconv/autograd/operators.hpp>
+#include <bsconv/autograd/pointwise_function.hpp>
 // IWYU pragma: end_exports
 
+#include <array>
 #include <cstdint>
+#include <numeric>
 
 namespace bsconv::detail {
 
@@ -46,6 +49,11 @@ inline bool register_training_operators() {
          const torch::Tensor& residual) {
         return run_norm(input, norm, activation, residual,
                         *training_kernels_for(input.size(1), input.size(2) * input.size(3)));
+      },
+      [](const torch::Tensor& input, const torch::Tensor& weight,
+         const std::array<int64_t, 2>& stride) {
+        return run_pointwise(input, weight, stride,
+                             *training_kernels_for(std::gcd(input.size(1), weight.size(0))));
       }};
   training_operators(torch::kCPU).store(&operators);
   return true;

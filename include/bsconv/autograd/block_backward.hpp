@@ -3,6 +3,7 @@
 
 #include <torch/types.h>
 #include <bsconv/autograd/block_statistics.hpp>
+#include <bsconv/autograd/hidden_images.hpp>
 #include <bsconv/autograd/images.hpp>
 #include <bsconv/autograd/normalization_backward.hpp>
 
@@ -14,8 +15,8 @@ namespace bsconv::detail {
 
 /// The backward pass of a block on its fused kernels.
 ///
-/// What the depthwise convolution has read is computed again, row by row, from what the pointwise
-/// one reads: that costs less than to write and read it.
+/// Unless the forward pass has kept it, what the depthwise convolution has read is computed again,
+/// row by row, from what the pointwise one reads.
 class BlockBackward {
  public:
   /// For `block`, on the kernels of its forward pass.
@@ -29,12 +30,13 @@ class BlockBackward {
         mid_(block.pointwise.size(1)),
         padded_(whole_vectors(mid_, width_)) {}
 
-  /// Computes all gradients. `gradient` is the output's, `input` the block's input, `middle` and
-  /// `before_norm` what the forward pass kept, `output` its output (used with a residual). All
-  /// images are channels_last.
+  /// Computes all gradients. `gradient` is the output's, `input` the block's input, `middle`,
+  /// `hidden` and `before_norm` what the forward pass kept, `output` its output (used with a
+  /// residual). Images are channels_last.
   void run(const torch::Tensor& gradient, const torch::Tensor& input, const torch::Tensor& middle,
-           const torch::Tensor& before_norm, const torch::Tensor& output, bool with_residual,
-           bool needs_input_gradient) {
+           const torch::Tensor& hidden, const torch::Tensor& before_norm,
+           const torch::Tensor& output, bool with_residual, bool needs_input_gradient) {
+    hidden_ = HiddenImages(hidden);
     x_ = pixels_of(input);
     u_ = middle.defined() ? PixelTensor(middle, false) : x_;
     gradient_ = pixels_of(gradient);
@@ -82,10 +84,10 @@ class BlockBackward {
   torch::Tensor input_gradient;
   /// The output's shape; undefined without a residual.
   torch::Tensor residual_gradient;
-  /// Of the batch normalization at the end, double; undefined without one.
-  torch::Tensor norm_weight;
-  /// Of the batch normalization at the end, double; undefined without one.
-  torch::Tensor norm_bias;
+  /// Of the batch normalization at the end; empty without one.
+  PerChannel norm_weight;
+  /// Of the batch normalization at the end; empty without one.
+  PerChannel norm_bias;
   /// Of the depthwise weight, `[out, 1, height, width]`.
   torch::Tensor depthwise;
   /// Of `first`, `[mid, in]`; undefined without it.
@@ -104,13 +106,16 @@ class BlockBackward {
   void run_depthwise() {
     const int64_t taps = block_.geometry.kernel[0] * block_.geometry.kernel[1];
     const ImageParts parts(x_.images, mid_ * out_);
-    auto products = parts.zeros(mid_ * out_, torch::kFloat);
-    auto sums = parts.zeros(out_, torch::kFloat);
-    auto by_tap = parts.zeros(taps * out_, torch::kFloat);
-    const PackedPointwise pointwise(*kernels_.forward, statistics_.weight, statistics_.bias);
-    const PackedPointwise back(*kernels_.forward, statistics_.weight.t());
-    const auto weights =
-        kernels::pack_depthwise(block_.depthwise.detach(), torch::zeros({out_}), width_);
+    PartSums<float> products(parts, mid_ * out_);
+    PartSums<float> sums(parts, out_);
+    PartSums<float> by_tap(parts, taps * out_);
+    const auto weight = kernels::matrix_of(statistics_.weight);
+    std::optional<PackedPointwise> pointwise;
+    if (!hidden_.defined()) {
+      pointwise.emplace(*kernels_.forward, weight, statistics_.bias);
+    }
+    const PackedPointwise back(*kernels_.forward, weight.transposed());
+    const auto weights = kernels::pack_depthwise(block_.depthwise, torch::Tensor(), width_);
     kernels::DepthwiseGradient d;
     std::copy_n(block_.geometry.kernel.data(), 2, d.kernel);
     std::copy_n(block_.geometry.stride.data(), 2, d.stride);
@@ -118,22 +123,29 @@ class BlockBackward {
     d.weights = weights.weights.data();
     d.vectors = out_ / width_;
     parts.run([&](int64_t part, int64_t begin, int64_t end) {
-      const Sums to = {products.data_ptr<float>() + part * mid_ * out_,
-                       sums.data_ptr<float>() + part * out_,
-                       by_tap.data_ptr<float>() + part * taps * out_};
+      const Sums to = {products.of(part), sums.of(part), by_tap.of(part)};
       if (d.gathers()) {
-        gather(d, begin, end, pointwise, back, to);
+        gather(d, begin, end, pointwise ? &*pointwise : nullptr, back, to);
       } else {
-        spread(d, begin, end, pointwise, back, to);
+        spread(d, begin, end, pointwise ? &*pointwise : nullptr, back, to);
       }
     });
-    depthwise = by_tap.sum(0, /*keepdim=*/false, torch::kDouble)
-                    .view({out_ / width_, taps, width_})
-                    .permute({0, 2, 1})
-                    .reshape(block_.depthwise.sizes());
-    inner = solve_inner_gradients(
-        block_, statistics_, products.sum(0, /*keepdim=*/false, torch::kDouble).view({mid_, out_}),
-        sums.sum(0, /*keepdim=*/false, torch::kDouble), x_.images * x_.pixels());
+    depthwise = torch::empty(block_.depthwise.sizes(), torch::kFloat);
+    const auto tap_sums = by_tap.total();
+    auto* to_depthwise = depthwise.mutable_data_ptr<float>();
+    for (int64_t v = 0; v < out_ / width_; ++v) {
+      to_depthwise =
+          transpose(tap_sums.data() + v * taps * width_, taps, width_, width_, to_depthwise);
+    }
+    const auto product = products.total();
+    if (block_.pointwise_norm) {
+      const auto sum = sums.total();
+      inner = solve_inner_gradients(block_, statistics_, as_tensor(product).view({mid_, out_}),
+                                    as_tensor(sum), x_.images * x_.pixels());
+    } else {
+      inner.pointwise = torch::empty(block_.pointwise.sizes(), torch::kFloat);
+      transpose(product.data(), mid_, out_, out_, inner.pointwise.mutable_data_ptr<float>());
+    }
   }
 
   // Rows of the gradient of the depthwise convolution's output, into planes.
@@ -179,9 +191,10 @@ class BlockBackward {
     }
   }
 
-  // Stride 1: some rows of the input at a time, which gather what meets them.
+  // Stride 1: some rows of the input at a time, which gather what meets them. `pointwise` makes
+  // what the depthwise convolution has read; null if it was kept.
   void gather(kernels::DepthwiseGradient d, int64_t begin, int64_t end,
-              const PackedPointwise& pointwise, const PackedPointwise& back, const Sums& to) const {
+              const PackedPointwise* pointwise, const PackedPointwise& back, const Sums& to) const {
     constexpr int64_t cached_floats = 24 * 1024;
     const auto& g = block_.geometry;
     const int64_t halo[2] = {g.reach(0), g.reach(1)};
@@ -189,15 +202,15 @@ class BlockBackward {
     const int64_t vectors = out_ / width_;
     d.gradient_row = (u_.width + halo[1]) * width_;
     d.gradient_plane = (band + halo[0]) * d.gradient_row;
-    d.input_row = u_.width * width_;
-    d.input_plane = band * d.input_row;
+    d.input_row = pointwise == nullptr ? hidden_.row() : u_.width * width_;
+    d.input_plane = pointwise == nullptr ? hidden_.plane() : band * d.input_row;
     d.input_gradient_row = u_.width * out_;
     d.input_gradient_pixel = out_;
     d.input_gradient_vector = width_;
     d.weight_gradient = to.depthwise;
     d.pixels = u_.width;
     float* gradient = scratch(0, vectors * d.gradient_plane);
-    float* input = scratch(1, vectors * d.input_plane);
+    float* input = pointwise == nullptr ? nullptr : scratch(1, vectors * d.input_plane);
     float* pixels = scratch(2, band * d.input_gradient_row);
     std::fill_n(gradient, vectors * d.gradient_plane, 0.0F);
     d.gradient = gradient;
@@ -206,8 +219,12 @@ class BlockBackward {
     for (int64_t image = begin; image < end; ++image) {
       for (int64_t first = 0; first < u_.height; first += band) {
         d.rows = std::min(band, u_.height - first);
-        pointwise.run({u_.at(image, first), 0, u_.channels}, {input, 0, width_}, d.input_plane, 1,
-                      d.rows * u_.width);
+        if (pointwise == nullptr) {
+          d.input = hidden_.at(image, first);
+        } else {
+          pointwise->run({u_.at(image, first), 0, u_.channels}, {input, 0, width_}, d.input_plane,
+                         1, d.rows * u_.width);
+        }
         // The rows of the gradient that meet these, those outside of it being zeros.
         const int64_t top = first + g.padding[0] - halo[0];
         const int64_t bottom = top + d.rows + halo[0];
@@ -231,7 +248,7 @@ class BlockBackward {
 
   // Any geometry: a whole image at a time, over whose windows the gradient is spread.
   void spread(kernels::DepthwiseGradient d, int64_t begin, int64_t end,
-              const PackedPointwise& pointwise, const PackedPointwise& back, const Sums& to) const {
+              const PackedPointwise* pointwise, const PackedPointwise& back, const Sums& to) const {
     const auto& g = block_.geometry;
     const int64_t vectors = out_ / width_;
     d.rows = gradient_.height;
@@ -252,8 +269,12 @@ class BlockBackward {
     const int64_t corner = g.padding[0] * d.input_row + g.padding[1] * width_;
     for (int64_t image = begin; image < end; ++image) {
       std::fill_n(input_gradient, vectors * d.input_plane, 0.0F);
-      pointwise.run({u_.at(image), u_.width * u_.channels, u_.channels},
-                    {input + corner, d.input_row, width_}, d.input_plane, u_.height, u_.width);
+      if (pointwise == nullptr) {
+        hidden_.load(image, input + corner, d.input_row, d.input_plane);
+      } else {
+        pointwise->run({u_.at(image), u_.width * u_.channels, u_.channels},
+                       {input + corner, d.input_row, width_}, d.input_plane, u_.height, u_.width);
+      }
       make_gradient(image, 0, gradient_.height, gradient, d.gradient_row, d.gradient_plane);
       kernels_.depthwise_gradient(d);
       kernels::NormalizationGradient copy;
@@ -273,7 +294,7 @@ class BlockBackward {
   std::optional<PackedPointwise> statistics_gradient() const {
     std::optional<PackedPointwise> result;
     if (inner.by_middle.defined()) {
-      result.emplace(*kernels_.forward, inner.by_middle, inner.constant);
+      result.emplace(*kernels_.forward, kernels::matrix_of(inner.by_middle), inner.constant);
     }
     return result;
   }
@@ -287,13 +308,13 @@ class BlockBackward {
   // The gradients of the first pointwise convolution.
   void run_first(bool needs_input_gradient) {
     const ImageParts parts(x_.images, x_.channels * padded_);
-    auto products = parts.zeros(x_.channels * padded_, torch::kFloat);
+    PartSums<float> products(parts, x_.channels * padded_);
     std::optional<PackedPointwise> back;
     const int64_t in = whole_vectors(x_.channels, width_);
     torch::Tensor padded;
     PixelTensor to;
     if (needs_input_gradient) {
-      back.emplace(*kernels_.forward, block_.first.detach().flatten(1).t());
+      back.emplace(*kernels_.forward, kernels::matrix_of(block_.first).transposed());
       if (in != x_.channels) {
         padded = torch::empty({x_.images, x_.height, x_.width, in});
         to = PixelTensor(padded, false);
@@ -314,7 +335,7 @@ class BlockBackward {
         o.right = e_.at(image);
         o.right_pixel = padded_;
         o.vectors = padded_ / width_;
-        o.sums = products.data_ptr<float>() + part * x_.channels * padded_;
+        o.sums = products.of(part);
         o.pixels = x_.pixels();
         kernels_.outer_products(o);
         if (back) {
@@ -322,10 +343,9 @@ class BlockBackward {
         }
       }
     });
-    first = products.sum(0, /*keepdim=*/false, torch::kDouble)
-                .view({x_.channels, padded_})
-                .narrow(1, 0, mid_)
-                .t();
+    const auto product = products.total();
+    first = torch::empty(block_.first.sizes(), torch::kFloat);
+    transpose(product.data(), x_.channels, padded_, mid_, first.mutable_data_ptr<float>());
     if (padded.defined()) {
       input_gradient.copy_(padded.narrow(3, 0, x_.channels).permute({0, 3, 1, 2}));
     }
@@ -342,6 +362,7 @@ class BlockBackward {
   PixelTensor u_;
   PixelTensor gradient_;
   PixelTensor e_;
+  HiddenImages hidden_;
   std::optional<NormalizationBackward> norm_;
   bool needs_middle_gradient_ = false;
 };

@@ -3,6 +3,7 @@
 
 #include <torch/types.h>
 #include <bsconv/autograd/block_statistics.hpp>
+#include <bsconv/autograd/hidden_images.hpp>
 #include <bsconv/autograd/images.hpp>
 
 #include <algorithm>
@@ -14,8 +15,9 @@ namespace bsconv::detail {
 
 /// The forward pass of a block on its fused kernels.
 ///
-/// The output of the pointwise convolutions never leaves the caches: rows of it are made, read by
-/// the depthwise convolution, and made anew by the backward pass.
+/// The output of the pointwise convolutions never leaves the caches where it sums up few channels:
+/// rows of it are made, read by the depthwise convolution, and made anew by the backward pass.
+/// Where many, memory is faster, and it is kept.
 class BlockForward {
  public:
   /// For `block`, on `kernels`, whose vectors divide the block's output channels.
@@ -40,8 +42,7 @@ class BlockForward {
       output = convolved;
       return;
     }
-    statistics->outer =
-        normalize_by_moments(*block_.norm, sums / static_cast<double>(count), count);
+    statistics->outer = bsconv::detail::normalize(*block_.norm, sums, count);
     before_norm = convolved;
     output =
         normalize(convolved, statistics->outer, block_.activation, residual, *kernels_.forward);
@@ -55,8 +56,8 @@ class BlockForward {
     const auto from = whole_vectors_of(input, kernels.width);
     const auto to = whole_vectors_of(result, kernels.width);
     const int64_t group = from.channels / input.size(1);
-    const auto scale = kernels::pack_channels(norm.scale.repeat({group}), kernels.width);
-    const auto shift = kernels::pack_channels(norm.shift().repeat({group}), kernels.width);
+    const auto scale = kernels::pack_channels(norm.scale, kernels.width, group);
+    const auto shift = kernels::pack_channels(norm.shift(), kernels.width, group);
     const float* added = residual.defined() ? residual.const_data_ptr<float>() : nullptr;
     const int64_t size = from.pixels() * from.channels;
     ImageParts(from.images).run([&](int64_t, int64_t begin, int64_t end) {
@@ -84,6 +85,8 @@ class BlockForward {
   /// What `pointwise` reads, `[N, H, W, C]` with `C` at least its channels; undefined if that is
   /// the block's input.
   torch::Tensor middle;
+  /// What the depthwise convolution reads, if it is kept; see `HiddenImages`.
+  torch::Tensor hidden;
   /// What the batch is like.
   c10::intrusive_ptr<BlockStatistics> statistics;
 
@@ -99,36 +102,37 @@ class BlockForward {
       middle = pad_channels(input, padded);
     }
     u_ = middle.defined() ? PixelTensor(middle, false) : x;
-    const ImageParts parts(x.images, normalized ? mid * padded : 0);
-    torch::Tensor sums;
-    torch::Tensor products;
-    if (normalized) {
-      sums = parts.zeros(padded, torch::kDouble);
-      products = parts.zeros(mid * padded, torch::kDouble);
-    }
-    if (normalized || block_.first.defined()) {
-      std::optional<PackedPointwise> first;
-      if (block_.first.defined()) {
-        first.emplace(*kernels_.forward, block_.first.detach().flatten(1));
+    if (!normalized) {
+      statistics->weight = block_.pointwise;
+      if (!block_.first.defined()) {
+        return;
       }
-      parts.run([&](int64_t part, int64_t begin, int64_t end) {
-        for (int64_t image = begin; image < end; ++image) {
-          if (first) {
-            first->run({x.at(image), 0, x.channels}, {u_.at(image), 0, padded}, width_, 1,
-                       x.pixels());
-          }
-          if (normalized) {
-            add_products(image, mid, sums.data_ptr<double>() + part * padded,
-                         products.data_ptr<double>() + part * mid * padded);
-          }
+    }
+    const ImageParts parts(x.images, normalized ? mid * padded : 0);
+    PartSums<double> sums(parts, normalized ? padded : 0);
+    PartSums<double> products(parts, normalized ? mid * padded : 0);
+    std::optional<PackedPointwise> first;
+    if (block_.first.defined()) {
+      first.emplace(*kernels_.forward, kernels::matrix_of(block_.first));
+    }
+    parts.run([&](int64_t part, int64_t begin, int64_t end) {
+      for (int64_t image = begin; image < end; ++image) {
+        if (first) {
+          first->run({x.at(image), 0, x.channels}, {u_.at(image), 0, padded}, width_, 1,
+                     x.pixels());
         }
-      });
-    }
+        if (normalized) {
+          add_products(image, mid, sums.of(part), products.of(part));
+        }
+      }
+    });
     if (normalized) {
-      sums = sums.sum(0).narrow(0, 0, mid);
-      products = products.sum(0).view({mid, padded}).narrow(1, 0, mid);
+      const auto sum = sums.total();
+      const auto product = products.total();
+      solve_inner_statistics(block_, as_tensor(sum).narrow(0, 0, mid),
+                             as_tensor(product).view({mid, padded}).narrow(1, 0, mid),
+                             x.images * x.pixels(), *statistics);
     }
-    solve_inner_statistics(block_, sums, products, x.images * x.pixels(), *statistics);
   }
 
   /// Adds one image's sums and products of channels of `u` to those in double.
@@ -168,13 +172,11 @@ class BlockForward {
     return std::clamp<int64_t>((rows - window) / g.stride[0] + 1, 1, output_rows);
   }
 
-  /// Both convolutions into `z`; the sums of its channels, and of their squares, `[2, out]`,
-  /// double.
-  torch::Tensor convolve(const ImageParts& parts, const PixelTensor& z) {
-    const PackedPointwise pointwise(*kernels_.forward, statistics->weight, statistics->bias);
-    const auto depthwise = kernels::pack_depthwise(
-        block_.depthwise.detach(),
-        block_.bias.defined() ? block_.bias.detach() : torch::zeros({z.channels}), width_);
+  /// Both convolutions into `z`; the sums of its channels, then of their squares.
+  PerChannel convolve(const ImageParts& parts, const PixelTensor& z) {
+    const PackedPointwise pointwise(*kernels_.forward, kernels::matrix_of(statistics->weight),
+                                    statistics->bias);
+    const auto depthwise = kernels::pack_depthwise(block_.depthwise, block_.bias, width_);
     const auto& g = block_.geometry;
     const int64_t padded_width = u_.width + 2 * g.padding[1];
     const int64_t vectors = z.channels / width_;
@@ -182,7 +184,11 @@ class BlockForward {
     const int64_t window = g.reach(0) + 1;
     const int64_t row = padded_width * width_;
     const int64_t plane = ((band - 1) * g.stride[0] + window) * row;
-    auto moments = parts.zeros(2 * z.channels, torch::kDouble);
+    if (block_.pointwise.size(1) >= HiddenImages::fewest_channels) {
+      hidden = HiddenImages::empty(u_, vectors, width_);
+    }
+    const HiddenImages keeper(hidden);
+    PartSums<double> moments(parts, 2 * z.channels);
 
     kernels::Depthwise d;
     d.input_row = row;
@@ -196,7 +202,7 @@ class BlockForward {
     d.vectors = vectors;
     parts.run([&](int64_t part, int64_t begin, int64_t end) {
       float* planes = scratch(0, vectors * plane);
-      double* totals = moments.data_ptr<double>() + part * 2 * z.channels;
+      double* totals = moments.of(part);
       std::fill_n(planes, vectors * plane, 0.0F);
       auto step = d;
       step.input = planes;
@@ -212,7 +218,7 @@ class BlockForward {
             std::memmove(to, to + band * g.stride[0] * row,
                          static_cast<std::size_t>(kept * row) * sizeof(float));
           }
-          make_rows(image, top, top + kept, bottom, planes, plane, row, pointwise, vectors);
+          make_rows(image, top, top + kept, bottom, planes, plane, row, pointwise, keeper);
           made = bottom;
           step.output = {z.at(image, first), z.width * z.channels, z.channels};
           step.rows = rows;
@@ -223,13 +229,15 @@ class BlockForward {
         }
       }
     });
-    return moments.sum(0).view({2, z.channels});
+    return moments.total();
   }
 
   /// Makes the rows `begin` to `end` of the padded image; the planes start at row `top` of it.
+  /// `keeper` takes a copy, if there is one.
   void make_rows(int64_t image, int64_t top, int64_t begin, int64_t end, float* planes,
                  int64_t plane, int64_t row, const PackedPointwise& pointwise,
-                 int64_t vectors) const {
+                 const HiddenImages& keeper) const {
+    const int64_t vectors = block_.pointwise.size(0) / width_;
     const auto& padding = block_.geometry.padding;
     const int64_t inside = std::clamp(padding[0], begin, end);
     const int64_t outside = std::clamp(padding[0] + u_.height, inside, end);
@@ -239,9 +247,13 @@ class BlockForward {
       std::fill(to + (outside - top) * row, to + (end - top) * row, 0.0F);
     }
     if (outside > inside) {
-      pointwise.run({u_.at(image, inside - padding[0]), u_.width * u_.channels, u_.channels},
-                    {planes + (inside - top) * row + padding[1] * width_, row, width_}, plane,
-                    outside - inside, u_.width);
+      const int64_t first = inside - padding[0];
+      float* to = planes + (inside - top) * row + padding[1] * width_;
+      pointwise.run({u_.at(image, first), u_.width * u_.channels, u_.channels}, {to, row, width_},
+                    plane, outside - inside, u_.width);
+      if (keeper.defined()) {
+        keeper.store(image, first, outside - inside, to, row, plane);
+      }
     }
   }
 

@@ -90,7 +90,7 @@ class BlockFunction : public torch::autograd::Function<BlockFunction> {
     torch::autograd::variable_list kept = {input, residual};
     const auto tensors = block_tensors(block);
     kept.insert(kept.end(), tensors.begin(), tensors.end());
-    kept.insert(kept.end(), {forward.middle, forward.before_norm,
+    kept.insert(kept.end(), {forward.middle, forward.hidden, forward.before_norm,
                              keeps_output ? forward.output : torch::Tensor()});
     context->save_for_backward(std::move(kept));
     return forward.output;
@@ -110,23 +110,35 @@ class BlockFunction : public torch::autograd::Function<BlockFunction> {
                                  first_tensor + tensor_count, argument_count);
     }
     BlockBackward backward(block, *kept.kernels, *kept.statistics);
-    backward.run(channels_last(gradients[0]), input, saved[12], saved[13], saved[14],
+    backward.run(channels_last(gradients[0]), input, saved[12], saved[13], saved[14], saved[15],
                  residual.defined(), context->needs_input_grad(0));
     const auto& inner = backward.inner;
     const torch::Tensor gradient_of_bias = !block.bias.defined() ? torch::Tensor()
                                            : block.norm          ? torch::zeros_like(block.bias)
                                                                  : gradients[0].sum({0, 2, 3});
-    const std::vector<torch::Tensor> found = {
-        backward.first,         inner.first_weight,   inner.first_bias,   inner.pointwise,
-        inner.pointwise_weight, inner.pointwise_bias, backward.depthwise, gradient_of_bias,
-        backward.norm_weight,   backward.norm_bias};
+    const auto of_norm = [&](const PerChannel& values) {
+      return block.norm ? float_tensor(values) : torch::Tensor();
+    };
+    const std::vector<torch::Tensor> found = {backward.first,
+                                              inner.first_weight,
+                                              inner.first_bias,
+                                              inner.pointwise,
+                                              inner.pointwise_weight,
+                                              inner.pointwise_bias,
+                                              backward.depthwise,
+                                              gradient_of_bias,
+                                              of_norm(backward.norm_weight),
+                                              of_norm(backward.norm_bias)};
     torch::autograd::variable_list result(argument_count);
     result[0] = backward.input_gradient;
     result[1] = backward.residual_gradient;
     for (std::size_t i = 0; i < found.size(); ++i) {
       const auto& tensor = saved[first_tensor + i];
       if (tensor.defined()) {
-        result[first_tensor + i] = found[i].reshape(tensor.sizes()).to(torch::kFloat).contiguous();
+        const auto& gradient = found[i];
+        const bool fits = gradient.sizes() == tensor.sizes();
+        result[first_tensor + i] =
+            (fits ? gradient : gradient.reshape(tensor.sizes())).to(torch::kFloat).contiguous();
       }
     }
     return result;

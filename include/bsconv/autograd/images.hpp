@@ -114,11 +114,6 @@ class ImageParts {
     });
   }
 
-  /// Zeros for sums, `size` for each part.
-  torch::Tensor zeros(int64_t size, torch::ScalarType type) const {
-    return torch::zeros({count_, size}, type);
-  }
-
  private:
   static constexpr int64_t fewest = 4;
   static constexpr int64_t most = 16;
@@ -126,6 +121,53 @@ class ImageParts {
   int64_t images_;
   int64_t count_;
 };
+
+/// Numbers that each part of some images adds up on its own, from zero on.
+template <class Number>
+class PartSums {
+ public:
+  /// `size` numbers for each of `parts`.
+  PartSums(const ImageParts& parts, int64_t size)
+      : count_(parts.count()),
+        size_(size),
+        step_((size + line - 1) / line * line),
+        numbers_(static_cast<std::size_t>(count_ * step_)) {}
+
+  /// Those of one part.
+  Number* of(int64_t part) { return numbers_.data() + part * step_; }
+
+  /// Those of all parts together, added up in order.
+  std::vector<double> total() const {
+    std::vector<double> sums(static_cast<std::size_t>(size_));
+    for (int64_t part = 0; part < count_; ++part) {
+      const Number* from = numbers_.data() + part * step_;
+      for (double& sum : sums) {
+        sum += static_cast<double>(*from++);
+      }
+    }
+    return sums;
+  }
+
+ private:
+  // Two parts have no line of a cache in common.
+  static constexpr int64_t line = 128 / sizeof(Number);
+  int64_t count_;
+  int64_t size_;
+  int64_t step_;
+  std::vector<Number> numbers_;
+};
+
+/// The first `columns` of each of `rows` rows of `width` sums as floats `[columns, rows]`; returns
+/// the end of those.
+inline float* transpose(const double* from, int64_t rows, int64_t width, int64_t columns,
+                        float* to) {
+  for (int64_t column = 0; column < columns; ++column) {
+    for (int64_t row = 0; row < rows; ++row) {
+      *to++ = static_cast<float>(from[row * width + column]);
+    }
+  }
+  return to;
+}
 
 /// Memory of this thread that is used again and again: allocating it anew would cost page faults.
 /// At least `count` floats with arbitrary values; `slot` tells apart what is in use at once.
@@ -165,15 +207,14 @@ inline void add_moments(const kernels::TrainingKernelTable& kernels, const float
 /// A pointwise convolution with packed weights: `y = W x + b`, in float.
 class PackedPointwise {
  public:
-  /// `weight` is `[out, in]`, `bias` `[out]` or undefined.
-  PackedPointwise(const kernels::KernelTable& kernels, const torch::Tensor& weight,
+  /// `weight` has a row for each output channel; `bias` is `[out]`, float, or undefined.
+  PackedPointwise(const kernels::KernelTable& kernels, const kernels::Matrix& weight,
                   const torch::Tensor& bias = {})
       : kernels_(&kernels),
-        depth_(weight.size(1)),
-        packed_(kernels::pack_convolution(
-            weight.unsqueeze(-1).unsqueeze(-1),
-            bias.defined() ? bias : torch::zeros({weight.size(0)}, weight.options()),
-            kernels::WindowOrder::channels_last, kernels.width, kernels.registers >= 32 ? 4 : 2)) {}
+        depth_(weight.columns),
+        packed_(kernels::pack_pointwise(weight,
+                                        bias.defined() ? bias.const_data_ptr<float>() : nullptr,
+                                        kernels.width, kernels.registers >= 32 ? 4 : 2)) {}
 
   /// Computes `rows` rows of `pixels` pixels. `vector` is the distance between vectors of a pixel
   /// of `output`, which gets whole vectors; `added`, laid out like a pixel-major output, is added.

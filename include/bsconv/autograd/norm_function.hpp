@@ -76,10 +76,10 @@ class NormFunction : public torch::autograd::Function<NormFunction> {
     }
     result[1] = backward.residual_gradient;
     if (saved[2].defined()) {
-      result[2] = backward.weight.to(torch::kFloat);
+      result[2] = float_tensor(backward.weight);
     }
     if (saved[3].defined()) {
-      result[3] = backward.bias.to(torch::kFloat);
+      result[3] = float_tensor(backward.bias);
     }
     return result;
   }
@@ -91,16 +91,14 @@ class NormFunction : public torch::autograd::Function<NormFunction> {
                                      const kernels::TrainingKernelTable& kernels) {
     const auto x = whole_vectors_of(images, kernels.forward->width);
     const ImageParts parts(x.images);
-    const auto totals = parts.zeros(2 * x.channels, torch::kDouble);
+    PartSums<double> sums(parts, 2 * x.channels);
     parts.run([&](int64_t part, int64_t begin, int64_t end) {
-      double* to = totals.data_ptr<double>() + part * 2 * x.channels;
       for (int64_t image = begin; image < end; ++image) {
-        add_moments(kernels, x.at(image), x.pixels(), x.channels, to);
+        add_moments(kernels, x.at(image), x.pixels(), x.channels, sums.of(part));
       }
     });
-    const int64_t count = images.numel() / images.size(1);
-    const auto sums = totals.sum(0).view({2, -1, images.size(1)}).sum(1);
-    return normalize_by_moments(norm, sums / static_cast<double>(count), count);
+    return normalize(norm, fold_groups(sums.total(), x.channels / images.size(1)),
+                     images.numel() / images.size(1));
   }
 
   static torch::Tensor input_gradient(const torch::Tensor& input,

@@ -6,6 +6,7 @@
 #include <bsconv/autograd/statistics.hpp>
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 
 namespace bsconv::detail {
@@ -26,8 +27,8 @@ class NormalizationBackward {
     const int64_t width = kernels.forward->width;
     const int64_t channels = input_.channels;
     const int64_t group = channels / input.size(1);
-    const auto pack = [&](const torch::Tensor& values) {
-      return kernels::pack_channels(values.repeat({group}), width);
+    const auto pack = [&](const PerChannel& values) {
+      return kernels::pack_channels(values, width, group);
     };
     const auto from = whole_vectors_of(gradient, width);
     scale_ = pack(norm.scale);
@@ -51,12 +52,12 @@ class NormalizationBackward {
     const float* slope_input =
         with_residual ? output.const_data_ptr<float>() : input.const_data_ptr<float>();
     const ImageParts parts(from.images);
-    auto totals = parts.zeros(2 * channels, torch::kDouble);
+    PartSums<double> totals(parts, 2 * channels);
     // Few enough pixels that all their channels stay in the first-level cache.
     const int64_t block = std::max<int64_t>(16, 4096 / channels);
     parts.run([&](int64_t part, int64_t begin, int64_t end) {
       float* sums = scratch(0, 2 * channels);
-      double* to = totals.data_ptr<double>() + part * 2 * channels;
+      double* to = totals.of(part);
       auto step = g;
       step.sums = sums;
       step.products = sums + channels;
@@ -76,13 +77,20 @@ class NormalizationBackward {
         }
       }
     });
-    totals = totals.sum(0).view({2, group, input.size(1)}).sum(1);
-    bias = totals[0];
-    weight = totals[1] / norm.deviation;
+    const auto both = fold_groups(totals.total(), group);
     const auto count = static_cast<double>(from.images * from.pixels() * group);
-    const auto by_input = -norm.scale * weight / (norm.deviation * count);
+    const std::size_t size = norm.mean.size();
+    bias.assign(both.begin(), both.begin() + static_cast<std::ptrdiff_t>(size));
+    weight.resize(size);
+    PerChannel by_input(size);
+    PerChannel constant(size);
+    for (std::size_t c = 0; c < size; ++c) {
+      weight[c] = both[size + c] / norm.deviation[c];
+      by_input[c] = -norm.scale[c] * weight[c] / (norm.deviation[c] * count);
+      constant[c] = -norm.scale[c] * bias[c] / count - by_input[c] * norm.mean[c];
+    }
     by_input_ = pack(by_input);
-    constant_ = pack(-norm.scale * bias / count - by_input * norm.mean);
+    constant_ = pack(constant);
     gradient_ = with_residual ? passed : from;
     activation_ = with_residual ? kernels::Activation::identity : activation;
   }
@@ -108,10 +116,10 @@ class NormalizationBackward {
 
   /// The gradient of the residual; undefined without one.
   torch::Tensor residual_gradient;
-  /// The gradient of the batch normalization's weight, `[C]`, double.
-  torch::Tensor weight;
+  /// The gradient of the batch normalization's weight.
+  PerChannel weight;
   /// The gradient of its bias.
-  torch::Tensor bias;
+  PerChannel bias;
 
  private:
   torch::Tensor gradient_tensor_;  // Keeps the memory alive that `gradient_` refers to.

@@ -4,6 +4,7 @@
 #include <torch/types.h>
 #include <bsconv/autograd/block.hpp>
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 
@@ -27,6 +28,10 @@ struct TrainingOperators {
   /// `activation(norm(input) + residual)`.
   torch::Tensor (*norm)(const torch::Tensor& input, const TrainingBatchNorm& norm,
                         kernels::Activation activation, const torch::Tensor& residual);
+  /// The pointwise convolution of `input` with `weight` `[out, in, 1, 1]`, no padding; null where
+  /// LibTorch's are as good. There are kernels if `supports` both numbers of channels.
+  torch::Tensor (*pointwise)(const torch::Tensor& input, const torch::Tensor& weight,
+                             const std::array<int64_t, 2>& stride) = nullptr;
 };
 
 /// The operators of this program for tensors on devices of `type`, the CPU or CUDA; null unless it

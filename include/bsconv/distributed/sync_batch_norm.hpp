@@ -48,11 +48,12 @@ class SyncBatchNormFunction : public torch::autograd::Function<SyncBatchNormFunc
     sums.mul_(local_count);
     processes->sum(sums);
     auto kept = c10::make_intrusive<SyncBatchNormContext>();
-    kept->count = sums[2 * channels].item<double>();
+    auto numbers = bsconv::detail::per_channel(sums.cpu());
+    kept->count = numbers.back();
     kept->processes = processes;
-    const auto moments = sums.narrow(0, 0, 2 * channels).view({2, channels}).div(kept->count);
+    numbers.pop_back();
     kept->normalization =
-        bsconv::detail::normalize_by_moments(norm, moments, static_cast<int64_t>(kept->count));
+        bsconv::detail::normalize(norm, numbers, static_cast<int64_t>(kept->count));
     context->saved_data["norm"] = torch::IValue::make_capsule(kept);
     context->saved_data["has_weight"] = weight.has_value();
     context->saved_data["has_bias"] = bias.has_value();
@@ -70,8 +71,8 @@ class SyncBatchNormFunction : public torch::autograd::Function<SyncBatchNormFunc
     const auto& normalization = kept.normalization;
     const auto axes = other_axes(input);
     const auto gradient = gradients[0].to(torch::kFloat);
-    const auto normalized = (input.to(torch::kFloat) - along(normalization.mean, input)) *
-                            along(normalization.deviation.reciprocal(), input);
+    const auto normalized = (input.to(torch::kFloat) - along(normalization.mean, input)) /
+                            along(normalization.deviation, input);
     const auto bias_gradient = gradient.sum(axes);
     const auto weight_gradient = (gradient * normalized).sum(axes);
     auto sums = torch::stack({bias_gradient, weight_gradient}).to(torch::kDouble);
@@ -96,6 +97,11 @@ class SyncBatchNormFunction : public torch::autograd::Function<SyncBatchNormFunc
       }
     }
     return axes;
+  }
+
+  /// Numbers of channels as floats that broadcast over `input`.
+  static torch::Tensor along(const bsconv::detail::PerChannel& values, const torch::Tensor& input) {
+    return along(bsconv::detail::as_tensor(values).to(input.device()), input);
   }
 
   /// `values` [C] as floats that broadcast over `input`.

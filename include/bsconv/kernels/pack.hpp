@@ -53,20 +53,13 @@ inline std::vector<PackedConvolution::Panel> split_panels(int64_t vectors, int64
   return panels;
 }
 
-/// Packs `weight` `[out, in, height, width]` and `bias` `[out]`, for vectors of `width` floats and
-/// panels of at most `most` vectors; missing output channels become zeros.
-inline PackedConvolution pack_convolution(const torch::Tensor& weight, const torch::Tensor& bias,
-                                          WindowOrder order, int64_t width, int64_t most) {
-  const auto ordered = (order == WindowOrder::channels_last ? weight.permute({2, 3, 1, 0})
-                                                            : weight.permute({1, 2, 3, 0}))
-                           .to(torch::kCPU, torch::kFloat)
-                           .contiguous();
-  const auto biases = bias.to(torch::kCPU, torch::kFloat).contiguous();
-  const int64_t out = weight.size(0);
-  const int64_t depth = ordered.numel() / out;
-  const auto* from = ordered.const_data_ptr<float>();
-  const auto* from_bias = biases.const_data_ptr<float>();
+namespace detail {
 
+/// Packs `out` channels of `depth` weights each, `weight(k, channel)`, and their biases, which may
+/// be null: zeros.
+template <class Weight>
+PackedConvolution pack_panels(int64_t out, int64_t depth, const float* bias, int64_t width,
+                              int64_t most, const Weight& weight) {
   PackedConvolution packed;
   packed.panels = split_panels((out + width - 1) / width, most);
   std::size_t floats = 0;
@@ -80,12 +73,68 @@ inline PackedConvolution pack_convolution(const torch::Tensor& weight, const tor
     const int64_t begin = panel.first * width;
     const int64_t lanes = panel.vectors * width;
     const int64_t count = std::min(out - begin, lanes);
-    std::copy_n(from_bias + begin, count, packed.data.data() + panel.bias);
-    for (int64_t k = 0; k < depth; ++k) {
-      std::copy_n(from + k * out + begin, count, packed.data.data() + panel.weights + k * lanes);
+    if (bias != nullptr) {
+      std::copy_n(bias + begin, count, packed.data.data() + panel.bias);
+    }
+    float* to = packed.data.data() + panel.weights;
+    for (int64_t k = 0; k < depth; ++k, to += lanes) {
+      for (int64_t c = 0; c < count; ++c) {
+        to[c] = weight(k, begin + c);
+      }
     }
   }
   return packed;
+}
+
+}  // namespace detail
+
+/// Packs `weight` `[out, in, height, width]` and `bias` `[out]`, for vectors of `width` floats and
+/// panels of at most `most` vectors; missing output channels become zeros.
+inline PackedConvolution pack_convolution(const torch::Tensor& weight, const torch::Tensor& bias,
+                                          WindowOrder order, int64_t width, int64_t most) {
+  const auto ordered = (order == WindowOrder::channels_last ? weight.permute({2, 3, 1, 0})
+                                                            : weight.permute({1, 2, 3, 0}))
+                           .to(torch::kCPU, torch::kFloat)
+                           .contiguous();
+  const auto biases = bias.to(torch::kCPU, torch::kFloat).contiguous();
+  const int64_t out = weight.size(0);
+  const auto* from = ordered.const_data_ptr<float>();
+  return detail::pack_panels(out, ordered.numel() / out, biases.const_data_ptr<float>(), width,
+                             most,
+                             [&](int64_t k, int64_t channel) { return from[k * out + channel]; });
+}
+
+/// A matrix of floats somewhere in memory.
+struct Matrix {
+  /// The first value.
+  const float* data = nullptr;
+  /// Rows.
+  int64_t rows = 0;
+  /// Columns.
+  int64_t columns = 0;
+  /// From a row to the next.
+  int64_t row = 0;
+  /// From a column to the next.
+  int64_t column = 0;
+
+  /// The same memory with rows for columns.
+  Matrix transposed() const { return {data, columns, rows, column, row}; }
+};
+
+/// Refers to the first two axes of `tensor`, float, whose other axes have one element.
+inline Matrix matrix_of(const torch::Tensor& tensor) {
+  return {tensor.const_data_ptr<float>(), tensor.size(0), tensor.size(1), tensor.stride(0),
+          tensor.stride(1)};
+}
+
+/// Packs a pointwise convolution from its `weight`, a row for each output channel, and `bias`,
+/// which may be null.
+inline PackedConvolution pack_pointwise(const Matrix& weight, const float* bias, int64_t width,
+                                        int64_t most) {
+  return detail::pack_panels(weight.rows, weight.columns, bias, width, most,
+                             [&](int64_t k, int64_t channel) {
+                               return weight.data[channel * weight.row + k * weight.column];
+                             });
 }
 
 /// The weights of a depthwise convolution: `[vectors, height * width, width of a vector]`.
@@ -96,11 +145,11 @@ struct PackedDepthwise {
   AlignedFloats bias;
 };
 
-/// Packs `weight` `[channels, 1, height, width]` and `bias` `[channels]`.
+/// Packs `weight` `[channels, 1, height, width]` and `bias` `[channels]`, or zeros if it is
+/// undefined.
 inline PackedDepthwise pack_depthwise(const torch::Tensor& weight, const torch::Tensor& bias,
                                       int64_t width) {
   const auto from = weight.to(torch::kCPU, torch::kFloat).contiguous();
-  const auto biases = bias.to(torch::kCPU, torch::kFloat).contiguous();
   const int64_t channels = weight.size(0);
   const int64_t taps = weight.size(2) * weight.size(3);
   const int64_t padded = (channels + width - 1) / width * width;
@@ -112,7 +161,10 @@ inline PackedDepthwise pack_depthwise(const torch::Tensor& weight, const torch::
       packed.weights.data()[(c / width * taps + tap) * width + c % width] = values[c * taps + tap];
     }
   }
-  std::copy_n(biases.const_data_ptr<float>(), channels, packed.bias.data());
+  if (bias.defined()) {
+    const auto biases = bias.to(torch::kCPU, torch::kFloat).contiguous();
+    std::copy_n(biases.const_data_ptr<float>(), channels, packed.bias.data());
+  }
   return packed;
 }
 
@@ -121,6 +173,19 @@ inline AlignedFloats pack_channels(const torch::Tensor& values, int64_t width) {
   const auto from = values.to(torch::kCPU, torch::kFloat).contiguous();
   AlignedFloats packed(static_cast<std::size_t>((from.numel() + width - 1) / width * width));
   std::copy_n(from.const_data_ptr<float>(), from.numel(), packed.data());
+  return packed;
+}
+
+/// The same for numbers in memory, which come `times` times one behind the other.
+inline AlignedFloats pack_channels(const std::vector<double>& values, int64_t width,
+                                   int64_t times = 1) {
+  const auto count = static_cast<int64_t>(values.size()) * times;
+  AlignedFloats packed(static_cast<std::size_t>((count + width - 1) / width * width));
+  float* to = packed.data();
+  for (int64_t i = 0; i < times; ++i) {
+    to = std::transform(values.begin(), values.end(), to,
+                        [](double value) { return static_cast<float>(value); });
+  }
   return packed;
 }
 

@@ -192,6 +192,27 @@ inline std::optional<torch::Tensor> fused_layer(const torch::Tensor& input, cons
   return operators->block(input, block, residual);
 }
 
+/// `conv` on `input`, a pointwise convolution without bias, on the fused kernels; none where they
+/// don't apply or it is another one.
+inline std::optional<torch::Tensor> fused_pointwise(const torch::Tensor& input,
+                                                    const torch::nn::Conv2dImpl& conv) {
+  const auto& options = conv.options;
+  const auto* padding = std::get_if<torch::ExpandingArray<2>>(&options.padding());
+  const bool is_pointwise = options.kernel_size()->at(0) == 1 &&
+                            options.kernel_size()->at(1) == 1 && options.groups() == 1 &&
+                            padding != nullptr && (*padding)->at(0) == 0 &&
+                            (*padding)->at(1) == 0 && !conv.bias.defined();
+  const auto* operators = is_pointwise && conv.is_training() && grafted_substitute(conv) == nullptr
+                              ? training_operators_for(input, options.out_channels())
+                              : nullptr;
+  if (operators == nullptr || operators->pointwise == nullptr ||
+      !operators->supports(options.in_channels(), 1) || input.size(1) != options.in_channels() ||
+      !conv.weight.defined() || !is_own(conv.weight, input.device())) {
+    return std::nullopt;
+  }
+  return operators->pointwise(input, conv.weight, *options.stride());
+}
+
 /// `norm` on `input` with what follows it (`followers.norm` is not used), on the fused kernels;
 /// none where they don't apply.
 inline std::optional<torch::Tensor> fused_norm(const torch::Tensor& input,

@@ -3,6 +3,7 @@
 
 #include <torch/nn/modules/activation.h>
 #include <torch/nn/modules/batchnorm.h>
+#include <torch/nn/modules/conv.h>
 #include <torch/types.h>
 #include <bsconv/nn/bsconv_s.hpp>
 #include <bsconv/nn/bsconv_u.hpp>
@@ -34,8 +35,9 @@ struct FusedRun {
 };
 
 /// Runs `first` and what follows it, as far as they fit together, on the fused kernels for
-/// training: a BSConv layer with a batch normalization behind it, or a batch normalization, and in
-/// both cases an activation. None where nothing fits. `next` and `last` may be null.
+/// training: a BSConv layer or a pointwise convolution with a batch normalization behind it, or a
+/// batch normalization, and in all cases an activation. None where nothing fits. `next` and `last`
+/// may be null.
 inline std::optional<FusedRun> fused_run(const torch::nn::Module& first,
                                          const torch::nn::Module* next,
                                          const torch::nn::Module* last,
@@ -67,6 +69,12 @@ inline std::optional<FusedRun> fused_run(const torch::nn::Module& first,
       return finish(modules, fused_layer(input, layer->parts(), followers));
     }
   }
+  if (const auto* layer = dynamic_cast<const torch::nn::Conv2dImpl*>(&first)) {
+    if (auto output = fused_pointwise(input, *layer)) {
+      auto run = finish(modules, fused_norm(*output, *followers.norm, followers));
+      return run ? std::move(run) : FusedRun{1, *std::move(output)};
+    }
+  }
   return std::nullopt;
 }
 
@@ -89,7 +97,12 @@ std::optional<torch::Tensor> fused_residual(const torch::nn::Module& layer,
   if (bsconv != nullptr && !bsconv->is_fused()) {
     return fused_layer(input, bsconv->parts(), followers);
   }
-  return bsconv == nullptr ? fused_norm(call(input), norm, followers) : std::nullopt;
+  if (bsconv != nullptr) {
+    return std::nullopt;
+  }
+  const auto* conv = dynamic_cast<const torch::nn::Conv2dImpl*>(&layer);
+  const auto output = conv == nullptr ? std::nullopt : fused_pointwise(input, *conv);
+  return fused_norm(output ? *output : call(input), norm, followers);
 }
 
 }  // namespace bsconv::detail
