@@ -151,8 +151,8 @@ TEST_P(FusedGeometry, StepsEqualLibTorchs) {
 
 INSTANTIATE_TEST_SUITE_P(Random, FusedGeometry, testing::Range(0, 60));
 
-// Layers of the zoo's networks, whose rows and images are dealt out in bands. Of so many values some
-// lie so near to a bend of the activation that rounding moves them across.
+// Layers of the zoo's networks, whose rows and images are dealt out in bands. Of so many values
+// some lie so near to a bend of the activation that rounding moves them across.
 TEST(FusedLayers, StepsEqualLibTorchsOnImagesOfManyBands) {
   torch::manual_seed(9);
   for (const int64_t stride : {1, 2}) {

@@ -47,9 +47,9 @@ class KernelSet {
 
   /// Memory for floats on the device of `beside`.
   static torch::Tensor floats(const torch::Tensor& beside, at::IntArrayRef sizes) {
-    return torch::empty(sizes, beside.options()
-                                   .dtype(torch::kFloat)
-                                   .memory_format(torch::MemoryFormat::Contiguous));
+    return torch::empty(
+        sizes,
+        beside.options().dtype(torch::kFloat).memory_format(torch::MemoryFormat::Contiguous));
   }
 
  private:
@@ -57,8 +57,8 @@ class KernelSet {
   std::vector<Launch> launches_;
 };
 
-/// What a device has for each shape and type of elements, made when it is first asked for. An `Item`
-/// is made of a compiler, a shape and a type.
+/// What a device has for each shape and type of elements, made when it is first asked for. An
+/// `Item` is made of a compiler, a shape and a type.
 template <class Item>
 class KernelLibrary {
  public:

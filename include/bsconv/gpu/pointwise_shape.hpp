@@ -77,8 +77,7 @@ struct PointwiseShape {
     Constants sum;
     sum.set("channels", in * out).set("taps", 1);
     found[finish_weight] =
-        finish("finish_weights", {"const float", "float"}, sum, in * out, grid.blocks[0],
-               1);
+        finish("finish_weights", {"const float", "float"}, sum, in * out, grid.blocks[0], 1);
     return found;
   }
 

@@ -8,8 +8,8 @@
 
 namespace bsconv::detail {
 
-/// While an object of this class lives, operators of its thread run in another type of numbers where
-/// LibTorch's autocast has them do so (Python's `torch.autocast`).
+/// While an object of this class lives, operators of its thread run in another type of numbers
+/// where LibTorch's autocast has them do so (Python's `torch.autocast`).
 class AutocastScope {
  public:
   /// Switches it to `dtype` for tensors on devices of `type`; without a dtype, does nothing.
