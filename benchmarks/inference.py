@@ -6,13 +6,16 @@
 
 The peers are the Python package's model in eager PyTorch (NCHW and channels_last), in TorchScript,
 compiled by Inductor with freezing, in ONNX Runtime and in OpenVINO (f32 and bf16). Every round times
-each of them and then `bsconv bench`; the least time of all rounds counts. Writes results.jsonl, a
-table as Markdown and a plot as SVG, and goes on where it was stopped.
+each of them and then `bsconv bench`, in f32 and, where the processor can, in bf16; the least time of
+all rounds counts. Writes results.jsonl, a table as Markdown and a plot as SVG, and goes on where it
+was stopped.
 
 Needs the packages of requirements.txt in a virtual environment.
 """
 import argparse
+import contextlib
 import os
+import subprocess
 import tempfile
 import warnings
 from pathlib import Path
@@ -110,6 +113,12 @@ def measure(arguments, name, batch, threads):
             ms[peer] = min(ms.get(peer, taken), taken)
         ours = common.bench(arguments.program, name, batch, threads, 2 * arguments.seconds)
         ms["fused"] = min(ms.get("fused", ours["ms"]["fused"]), ours["ms"]["fused"])
+        # Refused where the processor has no instructions for it.
+        with contextlib.suppress(subprocess.CalledProcessError):
+            rounded = common.bench(
+                arguments.program, name, batch, threads, 2 * arguments.seconds, "--dtype", "bf16"
+            )["ms"]["fused"]
+            ms["fused_bf16"] = min(ms.get("fused_bf16", rounded), rounded)
         work = ours["gmacs"] * ours["ms"]["fused"]
         peak = max(peak, ours["gmacs"] / ours["peak_share"])
     return {
@@ -134,20 +143,24 @@ def peak_share(row, rows):
 
 def write_table(rows, file):
     ways = ["eager", "eager_channels_last", "torchscript", "inductor_freezing", "onnxruntime"]
-    ways += ["openvino_f32", "openvino_bf16"]
+    ways += ["openvino_f32"]
     lines = [
         f"Processor: {common.processor()}. How many times as long as the optimized model each takes; the",
-        "last columns: the least of Inductor, ONNX Runtime and OpenVINO in f32, and the share of the",
-        "measured multiply-add peak that the optimized model reaches.",
+        "columns behind them: the least of Inductor, ONNX Runtime and OpenVINO in f32, and the share of",
+        "the measured multiply-add peak that the optimized model reaches. Last, OpenVINO in bf16 beside",
+        "the optimized model in f32 and in bf16.",
         "",
-        "| model | batch | threads | " + " | ".join(ways) + " | fastest f32 | peak |",
-        "|---|--:|--:|" + "--:|" * (len(ways) + 2),
+        "| model | batch | threads | " + " | ".join(ways) + " | fastest f32 | peak | bf16 to f32 | bf16 |",
+        "|---|--:|--:|" + "--:|" * (len(ways) + 4),
     ]
     for row in rows:
         cells = [
             f"{row['ms'][way] / row['ms']['fused']:.2f}" if way in row["ms"] else "" for way in ways
         ]
         cells += [f"**{ratio(row):.2f}**", f"{100 * peak_share(row, rows):.0f} %"]
+        for ours in ("fused", "fused_bf16"):
+            both = ours in row["ms"] and "openvino_bf16" in row["ms"]
+            cells.append(f"{row['ms']['openvino_bf16'] / row['ms'][ours]:.2f}" if both else "")
         lines.append(f"| `{row['model']}` | {row['batch']} | {row['threads']} | " + " | ".join(cells) + " |")
     file.write_text("\n".join(lines) + "\n")
 

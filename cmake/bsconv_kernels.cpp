@@ -5,7 +5,7 @@
 #include <bsconv/kernels/table.hpp>
 #include <bsconv/kernels/training_table.hpp>
 
-#include <bsconv/kernels/simd.hpp>
+#include <bsconv/kernels/processor.hpp>
 #include <bsconv/kernels/training.hpp>
 
 #if !defined(BSCONV_COMPILED_KERNELS)
@@ -15,6 +15,8 @@
 namespace bsconv::kernels {
 
 std::vector<const KernelTable*> available_kernels() { return detail::tables_of_processor(); }
+
+const KernelTable* bf16_kernels() { return detail::bf16_table_of_processor(); }
 
 const TrainingKernelTable& training_kernels(const KernelTable& kernels) {
   return detail::training_table_of(kernels);

@@ -272,7 +272,7 @@ TEST_F(Cli, WrongArgumentsExitWithTwo) {
       {{"bench", "cifar_resnet21"}, "cifar_resnet21"},
       {{"bench", "cifar_resnet20", "--batch", "0"}, "--batch"},
       {{"bench", "cifar_resnet20", "--dtype", "f64"}, "--dtype"},
-      {{"bench", "cifar_resnet20", "--dtype", "bf16"}, "on the CPU --dtype must be f32, got bf16"},
+      {{"bench", "cifar_resnet20", "--dtype", "f16"}, "on this processor --dtype must be f32"},
       {{"train", "--no-such-flag"}, "--no-such-flag"},
       {{"train", "--epochs", "many"}, "--epochs: 'many' is not a whole number"},
       {{"train", "--optimizer", "adam"}, "the nearest is 'adamw'"},

@@ -146,11 +146,16 @@ void run_bench(const BenchArguments& arguments) {
                      arguments.device + "; -DBSCONV_TORCH_CUDA=ON builds for GPUs too");
   }
 #endif
-  if (device.is_cpu() && arguments.dtype != "f32") {
-    throw UsageError("bench: on the CPU --dtype must be f32, got " + arguments.dtype);
+  const auto* in_bf16 =
+      device.is_cpu() && arguments.dtype == "bf16" ? bsconv::kernels::bf16_kernels() : nullptr;
+  if (device.is_cpu() && arguments.dtype != "f32" && in_bf16 == nullptr) {
+    throw UsageError("bench: on this processor --dtype must be f32" +
+                     std::string(bsconv::kernels::bf16_kernels() != nullptr ? " or bf16" : "") +
+                     ", got " + arguments.dtype);
   }
   const torch::NoGradGuard no_grad;
-  const auto& kernels = bsconv::kernels::find_kernels(arguments.kernels);
+  const auto& kernels =
+      in_bf16 != nullptr ? *in_bf16 : bsconv::kernels::find_kernels(arguments.kernels);
   const double peak = device.is_cpu() ? measured_peak(kernels, torch::get_num_threads()) : 0.0;
   if (arguments.format == "table") {
     print_header(arguments, peak, device.is_cpu() ? kernels.name : device.str());
@@ -177,7 +182,9 @@ void add_bench_command(CLI::App& app) {
       ->add_option("--classes", arguments->classes,
                    "The number of classes [100 for CIFAR models, else 1000]")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 24));
-  command->add_option("--dtype", arguments->dtype, "The type of the numbers; on the CPU f32")
+  command
+      ->add_option("--dtype", arguments->dtype,
+                   "The type of the numbers; on the CPU f32, or bf16 with AVX512-BF16")
       ->check(CLI::IsMember({"f32", "bf16", "f16"}))
       ->capture_default_str();
   command->add_option("--device", arguments->device, "cpu, cuda or cuda:N")->capture_default_str();

@@ -59,6 +59,7 @@ class ConvolutionStep : public Step {
     c.input.pixel *= node_.stride[1];
     c.output = output_.image(frame.arena);
     c.output_vector = kernels_.width;
+    c.pairs = weights_->pairs;
     const auto [begin, end] = share.of(flat_ ? output_.height * output_.width : output_.height);
     if (!flat_) {
       output_.clear_border(frame.arena, begin, end);
@@ -110,7 +111,8 @@ class ConvolutionStep : public Step {
         const auto [begin, end] = Share{round, rounds}.of(count);
         c.segments = segments_.data() + begin;
         c.segment_count = end - begin;
-        c.weights = weights_->data.data() + panel.weights + begin * depth_ * lanes;
+        c.weights =
+            weights_->data.data() + panel.weights + begin * (c.pairs ? depth_ / 2 : depth_) * lanes;
         c.first = round == 0;
         c.last = round == rounds - 1;
         kernels_.convolve(c);

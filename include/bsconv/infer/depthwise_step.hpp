@@ -248,6 +248,7 @@ class DepthwiseStep : public Step {
     c.segments = segments_.data();
     c.segment_count = static_cast<int64_t>(segments_.size());
     c.depth = input_.planar ? 1 : input_.channels;
+    c.pairs = pointwise_weights_->pairs;
     c.weights = pointwise_weights_->data.data() + panel.weights;
     c.bias = pointwise_weights_->data.data() + panel.bias;
     c.output = {inside, row(), kernels_.width};

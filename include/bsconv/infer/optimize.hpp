@@ -40,8 +40,9 @@ struct OptimizeOptions {
   /// where they differ by more than rounding explains: in 32-bit floats 0.1 % of the mean
   /// magnitude. Default: true
   TORCH_ARG(bool, verify) = true;
-  /// What a GPU computes with: `torch::kFloat32`, `kBFloat16` or `kFloat16`. Input and output are
-  /// floats whatever it is. Default: `torch::kFloat32`
+  /// What is computed with: `torch::kFloat32`, on a processor with AVX512-BF16 `kBFloat16` for the
+  /// products of convolutions, on a GPU that or `kFloat16`. Input and output are floats whatever it
+  /// is. Default: `torch::kFloat32`
   TORCH_ARG(torch::Dtype, dtype) = torch::kFloat32;
 };
 
@@ -131,15 +132,13 @@ class OptimizedModel {
         : model(std::move(module)),
           forward(std::move(call)),
           options(chosen),
-          kernels(kernels::find_kernels(chosen.kernels())) {
+          kernels(kernels_for(example, chosen)) {
       TORCH_CHECK_VALUE(options.max_plans() > 0, "optimize: max_plans must be at least 1, got ",
                         options.max_plans());
       TORCH_CHECK_VALUE(example.defined() && (example.dim() == 4 || example.dim() == 2),
                         "optimize: the example input must be [N, C, H, W] or [N, C], got ",
                         example.defined() ? c10::str(example.sizes()) : "an undefined tensor");
       device = example.device();
-      TORCH_CHECK_VALUE(!device.is_cpu() || options.dtype() == torch::kFloat,
-                        "optimize: on the CPU the dtype must be float32, got ", options.dtype());
       if (!device.is_cpu()) {
         planner = infer::gpu_planner();
         TORCH_CHECK_VALUE(device.is_cuda() && planner != nullptr, "optimize: there is no plan for ",
@@ -152,6 +151,25 @@ class OptimizedModel {
         parts.emplace_back(part.value(), part.key());
       }
       check_model();
+    }
+
+    static const kernels::KernelTable& kernels_for(const torch::Tensor& example,
+                                                   const OptimizeOptions& options) {
+      const bool on_cpu = !example.defined() || example.is_cpu();
+      if (!on_cpu || options.dtype() == torch::kFloat) {
+        return kernels::find_kernels(options.kernels());
+      }
+      TORCH_CHECK_VALUE(options.dtype() == torch::kBFloat16,
+                        "optimize: on the CPU the dtype must be float32 or bfloat16, got ",
+                        options.dtype());
+      const auto* found = kernels::bf16_kernels();
+      TORCH_CHECK(found != nullptr,
+                  "optimize: this processor has no instructions for bfloat16 (AVX512-BF16); the "
+                  "dtype must be float32");
+      TORCH_CHECK_VALUE(options.kernels().empty() || options.kernels() == found->name,
+                        "optimize: in bfloat16 the kernels must be ", found->name, ", got ",
+                        options.kernels());
+      return *found;
     }
 
     void check_input(const torch::Tensor& input) const {

@@ -107,8 +107,12 @@ class Plan : public Executable {
 
   /// The operations, of which the steps read their geometry.
   Graph graph;
+  double tolerance() const override { return in_bf16 ? 2e-2 : Executable::tolerance(); }
+
   /// What the steps run on.
   std::string kernels;
+  /// Whether convolutions are computed in bf16.
+  bool in_bf16 = false;
   /// The images in an arena; steps refer to them.
   std::deque<Buffer> buffers;
   /// The steps in order.

@@ -69,6 +69,7 @@ class Planner {
       : plan_(std::make_unique<Plan>()), kernels_(kernels), packs_(packs) {
     plan_->graph = std::move(graph);
     plan_->kernels = kernels_.name;
+    plan_->in_bf16 = kernels_.pairs;
     simplify(plan_->graph, kernels_.width);
   }
 
@@ -348,7 +349,8 @@ class Planner {
           return kernels::pack_convolution(
               node.weight, node.bias,
               input.planar ? kernels::WindowOrder::planar : kernels::WindowOrder::channels_last,
-              kernels_.width, most);
+              kernels_.width, most,
+              kernels_.pairs && !input.planar && node.weight.size(1) % 2 == 0);
         });
   }
 

@@ -71,6 +71,9 @@ struct Convolution {
   int64_t pixels = 0;
   /// Vectors of output channels in the panel, 1 to 4.
   int64_t vectors = 1;
+  /// Whether each float of `weights` stands for the bf16 numbers of two adjacent floats of a
+  /// segment, and the input is to be rounded to bf16; see `KernelTable::pairs`.
+  bool pairs = false;
   /// Whether sums start from the bias; otherwise from what `output` holds.
   bool first = true;
   /// Whether the sums are complete, so that the epilogue follows.
@@ -166,7 +169,7 @@ struct Pool {
 
 /// The kernels for one kind of processor.
 struct KernelTable {
-  /// The kind: "avx512", "avx2" or "baseline".
+  /// The kind: "avx512", "avx2" or "baseline"; "avx512_bf16" for bf16.
   const char* name;
   /// Floats in a vector.
   int64_t width;
@@ -183,6 +186,8 @@ struct KernelTable {
   /// Does `rounds` times 16 vectors of multiply-adds in registers, as fast as the processor can;
   /// to measure its peak. Returns a meaningless number.
   float (*multiply_adds)(int64_t rounds);
+  /// Whether `convolve` takes weights in pairs, and so computes in bf16.
+  bool pairs = false;
 };
 
 }  // namespace bsconv::kernels

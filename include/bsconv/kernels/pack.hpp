@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 #pragma once
 
+#include <c10/util/BFloat16.h>
 #include <torch/types.h>
 #include <bsconv/kernels/aligned.hpp>
 
 #include <algorithm>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -39,6 +41,8 @@ struct PackedConvolution {
   std::vector<Panel> panels;
   /// Biases and weights, panel by panel.
   AlignedFloats data;
+  /// Whether a float of the weights holds two numbers in bf16, those of adjacent input channels.
+  bool pairs = false;
 };
 
 /// Splits `vectors` evenly into panels of at most `most`.
@@ -89,9 +93,12 @@ PackedConvolution pack_panels(int64_t out, int64_t depth, const float* bias, int
 }  // namespace detail
 
 /// Packs `weight` `[out, in, height, width]` and `bias` `[out]`, for vectors of `width` floats and
-/// panels of at most `most` vectors; missing output channels become zeros.
+/// panels of at most `most` vectors; missing output channels become zeros. With `pairs`, for an
+/// even number of input channels last in order, weights are rounded to bf16, two in the place of
+/// one.
 inline PackedConvolution pack_convolution(const torch::Tensor& weight, const torch::Tensor& bias,
-                                          WindowOrder order, int64_t width, int64_t most) {
+                                          WindowOrder order, int64_t width, int64_t most,
+                                          bool pairs = false) {
   const auto ordered = (order == WindowOrder::channels_last ? weight.permute({2, 3, 1, 0})
                                                             : weight.permute({1, 2, 3, 0}))
                            .to(torch::kCPU, torch::kFloat)
@@ -99,9 +106,21 @@ inline PackedConvolution pack_convolution(const torch::Tensor& weight, const tor
   const auto biases = bias.to(torch::kCPU, torch::kFloat).contiguous();
   const int64_t out = weight.size(0);
   const auto* from = ordered.const_data_ptr<float>();
-  return detail::pack_panels(out, ordered.numel() / out, biases.const_data_ptr<float>(), width,
-                             most,
-                             [&](int64_t k, int64_t channel) { return from[k * out + channel]; });
+  const int64_t depth = ordered.numel() / out;
+  const auto pack = [&](int64_t numbers, const auto& number) {
+    return detail::pack_panels(out, numbers, biases.const_data_ptr<float>(), width, most, number);
+  };
+  if (!pairs) {
+    return pack(depth, [&](int64_t k, int64_t channel) { return from[k * out + channel]; });
+  }
+  auto packed = pack(depth / 2, [&](int64_t k, int64_t channel) {
+    const auto bits = [&](int64_t at) {
+      return static_cast<uint32_t>(c10::BFloat16(from[at * out + channel]).x);
+    };
+    return std::bit_cast<float>(bits(2 * k) | bits(2 * k + 1) << 16U);
+  });
+  packed.pairs = true;
+  return packed;
 }
 
 /// A matrix of floats somewhere in memory.

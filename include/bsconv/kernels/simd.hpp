@@ -8,7 +8,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <utility>
-#include <vector>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -62,23 +61,3 @@
 #undef BSCONV_SIMD_REGISTERS
 #endif
 /// \endcond
-
-namespace bsconv::kernels::detail {
-
-/// What `available_kernels` returns.
-inline std::vector<const KernelTable*> tables_of_processor() {
-  std::vector<const KernelTable*> tables;
-#if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
-      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq")) {
-    tables.push_back(&avx512::table);
-  }
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-    tables.push_back(&avx2::table);
-  }
-#endif
-  tables.push_back(&baseline::table);
-  return tables;
-}
-
-}  // namespace bsconv::kernels::detail

@@ -17,7 +17,7 @@
 /// defines `BSCONV_COMPILED_KERNELS`.
 
 #if !defined(BSCONV_COMPILED_KERNELS)
-#include <bsconv/kernels/simd.hpp>
+#include <bsconv/kernels/processor.hpp>
 #endif
 
 namespace bsconv::kernels {
@@ -27,6 +27,14 @@ namespace bsconv::kernels {
 std::vector<const KernelTable*> available_kernels();
 #else
 inline std::vector<const KernelTable*> available_kernels() { return detail::tables_of_processor(); }
+#endif
+
+/// The kernels that compute convolutions in bf16, for weights in pairs
+/// (`PackedConvolution::pairs`); null where this processor has no instructions for it.
+#if defined(BSCONV_COMPILED_KERNELS)
+const KernelTable* bf16_kernels();
+#else
+inline const KernelTable* bf16_kernels() { return detail::bf16_table_of_processor(); }
 #endif
 
 /// The kernels called `name`; the fastest for an empty one. Throws `c10::ValueError` if this

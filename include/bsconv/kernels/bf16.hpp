@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: BSD-3-Clause-Clear
+#pragma once
+
+#include <bsconv/kernels/arguments.hpp>
+#include <bsconv/kernels/simd.hpp>
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <utility>
+#include <vector>
+
+/// \file
+/// Convolutions in bf16 for processors with AVX512-BF16: windows are rounded on the way in, weights
+/// beforehand, and sums are floats. All other kernels are those of AVX-512.
+
+#if defined(__x86_64__)
+
+#include <immintrin.h>
+
+/// \cond
+#define BSCONV_BF16_TARGET \
+  __attribute__((target("avx512f,avx512vl,avx512bw,avx512dq,avx512bf16,avx2,fma")))
+
+namespace bsconv::kernels::avx512_bf16 {
+
+using avx512::Vector;
+using avx512::width;
+
+// `sums` plus the products of two pairs each.
+inline __attribute__((always_inline)) BSCONV_BF16_TARGET Vector add_products(Vector sums,
+                                                                             __m512i left,
+                                                                             __m512i right) {
+  return _mm512_dpbf16_ps(sums, (__m512bh)left, (__m512bh)right);
+}
+
+inline __attribute__((always_inline)) BSCONV_BF16_TARGET __m512i pair_at(const uint16_t* from) {
+  int32_t pair = 0;
+  std::memcpy(&pair, from, sizeof(pair));
+  return _mm512_set1_epi32(pair);
+}
+
+BSCONV_BF16_TARGET inline void round_to_bf16(const float* from, int64_t count, uint16_t* to) {
+  int64_t i = 0;
+  for (; i + 2 * width <= count; i += 2 * width) {
+    const auto both =
+        _mm512_cvtne2ps_pbh(_mm512_loadu_ps(from + i + width), _mm512_loadu_ps(from + i));
+    _mm512_storeu_si512(to + i, (__m512i)both);
+  }
+  for (; i < count; i += width) {
+    const auto left = static_cast<unsigned>(std::min<int64_t>(count - i, width));
+    const auto mask = static_cast<__mmask16>((1U << left) - 1U);
+    const auto some = _mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(mask, from + i));
+    _mm256_mask_storeu_epi16(to + i, mask, (__m256i)some);
+  }
+}
+
+// `Pixel` is the distance between windows if it is known, otherwise 0.
+template <int Pixels, int Vectors, int Pixel>
+BSCONV_BF16_TARGET __attribute__((noinline)) inline void convolve_tile(const Convolution& c,
+                                                                       const uint16_t* input,
+                                                                       const float* residual,
+                                                                       float* output) {
+  Vector sums[Pixels * Vectors];
+  const float* start = c.first ? c.bias : output;
+  const int64_t start_pixel = c.first ? 0 : c.output.pixel;
+  const int64_t start_vector = c.first ? width : c.output_vector;
+#pragma GCC unroll 64
+  for (int p = 0; p < Pixels; ++p) {
+#pragma GCC unroll 8
+    for (int v = 0; v < Vectors; ++v) {
+      sums[p * Vectors + v] = avx512::load(start + p * start_pixel + v * start_vector);
+    }
+  }
+  const float* weights = c.weights;
+  const int64_t pixel = Pixel != 0 ? Pixel : c.input.pixel;
+  for (int64_t s = 0; s < c.segment_count; ++s) {
+    const uint16_t* x = input + c.segments[s];
+#pragma GCC unroll 2
+    for (int64_t k = 0; k < c.depth; k += 2) {
+      __m512i w[Vectors];
+#pragma GCC unroll 8
+      for (int v = 0; v < Vectors; ++v) {
+        w[v] = _mm512_loadu_si512(weights + v * width);
+      }
+      weights += Vectors * width;
+#pragma GCC unroll 64
+      for (int p = 0; p < Pixels; ++p) {
+        const __m512i value = pair_at(x + p * pixel + k);
+#pragma GCC unroll 8
+        for (int v = 0; v < Vectors; ++v) {
+          sums[p * Vectors + v] = add_products(sums[p * Vectors + v], value, w[v]);
+        }
+      }
+    }
+  }
+  const auto epilogue = c.last ? c.epilogue : Epilogue{};
+  avx512::finish<Pixels, Vectors>(sums, epilogue, c.last ? residual : nullptr, output,
+                                  c.output.pixel, c.output_vector);
+}
+
+template <int Vectors, int Pixel, std::size_t... Pixels>
+constexpr std::array<void (*)(const Convolution&, const uint16_t*, const float*, float*),
+                     sizeof...(Pixels)>
+convolve_tiles(std::index_sequence<Pixels...>) {
+  return {&convolve_tile<static_cast<int>(Pixels) + 1, Vectors, Pixel>...};
+}
+
+// Rows of `c` whose windows lie in `input`, at the same distances as the floats from the first one.
+template <int Vectors, int Pixel>
+inline void convolve_panel(const Convolution& c, const uint16_t* input) {
+  constexpr int64_t largest = avx512::largest_tile<Vectors, Pixel>;
+  static constexpr auto by_pixels =
+      convolve_tiles<Vectors, Pixel>(std::make_index_sequence<largest>());
+  const int64_t tiles = (c.pixels + largest - 1) / largest;
+  const auto& residual = c.epilogue.residual;
+  for (int64_t row = 0; row < c.rows; ++row) {
+    const float* added = residual.data == nullptr ? nullptr : residual.data + row * residual.row;
+    float* output = c.output.data + row * c.output.row;
+    const uint16_t* windows = input + row * c.input.row;
+    int64_t left = c.pixels;
+    for (int64_t tile = tiles; tile > 0; --tile) {
+      const int64_t pixels = (left + tile - 1) / tile;
+      by_pixels[static_cast<std::size_t>(pixels - 1)](c, windows, added, output);
+      left -= pixels;
+      windows += pixels * c.input.pixel;
+      added = added == nullptr ? nullptr : added + pixels * residual.pixel;
+      output += pixels * c.output.pixel;
+    }
+  }
+}
+
+// Rounds what the windows of `c` cover, and convolves it.
+inline void convolve_rounded(const Convolution& c) {
+  static thread_local std::vector<uint16_t> rounded;
+  const auto [first, last] = std::minmax_element(c.segments, c.segments + c.segment_count);
+  const int64_t count =
+      *last - *first + c.depth + (c.rows - 1) * c.input.row + (c.pixels - 1) * c.input.pixel;
+  if (rounded.size() < static_cast<std::size_t>(count)) {
+    rounded.resize(static_cast<std::size_t>(count));
+  }
+  round_to_bf16(c.input.data + *first, count, rounded.data());
+  const uint16_t* input = rounded.data() - *first;
+  switch (c.vectors) {
+    case 1:
+      return c.input.pixel == 16 ? convolve_panel<1, 16>(c, input) : convolve_panel<1, 0>(c, input);
+    case 2:
+      return convolve_panel<2, 0>(c, input);
+    case 3:
+      return convolve_panel<3, 0>(c, input);
+    default:
+      return convolve_panel<4, 0>(c, input);
+  }
+}
+
+inline void convolve(const Convolution& c) {
+  if (!c.pairs) {
+    return avx512::convolve(c);
+  }
+  // As much at a time as stays in the caches together with the weights.
+  constexpr int64_t cached = 48 * 1024;
+  const bool by_rows = c.rows > 1;
+  const int64_t total = by_rows ? c.rows : c.pixels;
+  const int64_t step =
+      std::max<int64_t>(1, cached / std::max<int64_t>(1, by_rows ? c.input.row : c.input.pixel));
+  const auto move = [by_rows](auto& image, int64_t by) {
+    if (image.data != nullptr) {
+      image.data += by * (by_rows ? image.row : image.pixel);
+    }
+  };
+  for (int64_t begin = 0; begin < total; begin += step) {
+    auto part = c;
+    (by_rows ? part.rows : part.pixels) = std::min(step, total - begin);
+    move(part.input, begin);
+    move(part.output, begin);
+    move(part.epilogue.residual, begin);
+    convolve_rounded(part);
+  }
+}
+
+BSCONV_BF16_TARGET __attribute__((noinline)) inline float multiply_adds(int64_t rounds) {
+  Vector sums[16];
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i) {
+    sums[i] = avx512::in_register(avx512::broadcast(static_cast<float>(i)));
+  }
+  const __m512i factor = _mm512_set1_epi32(0x3F803F80);
+  // Two rounds of 16 vectors at a time, each product standing for two.
+  for (int64_t round = 0; round < rounds; round += 2) {
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) {
+      sums[i] = avx512::in_register(add_products(sums[i], factor, factor));
+    }
+  }
+  Vector sum = sums[0];
+#pragma GCC unroll 16
+  for (int i = 1; i < 16; ++i) {
+    sum += sums[i];
+  }
+  return sum[0];
+}
+
+inline constexpr KernelTable table = {
+    "avx512_bf16",      width,         avx512::registers, &convolve, &avx512::depthwise,
+    &avx512::pointwise, &avx512::pool, &multiply_adds,    true};
+
+}  // namespace bsconv::kernels::avx512_bf16
+
+#undef BSCONV_BF16_TARGET
+/// \endcond
+
+#endif
