@@ -153,6 +153,10 @@ void run_bench(const BenchArguments& arguments) {
                      std::string(bsconv::kernels::bf16_kernels() != nullptr ? " or bf16" : "") +
                      ", got " + arguments.dtype);
   }
+  if (in_bf16 != nullptr && !arguments.kernels.empty() && arguments.kernels != in_bf16->name) {
+    throw UsageError("bench: with --dtype bf16, --kernels must be " + std::string(in_bf16->name) +
+                     ", got " + arguments.kernels);
+  }
   const torch::NoGradGuard no_grad;
   const auto& kernels =
       in_bf16 != nullptr ? *in_bf16 : bsconv::kernels::find_kernels(arguments.kernels);
