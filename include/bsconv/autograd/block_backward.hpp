@@ -125,9 +125,9 @@ class BlockBackward {
     parts.run([&](int64_t part, int64_t begin, int64_t end) {
       const Sums to = {products.of(part), sums.of(part), by_tap.of(part)};
       if (d.gathers()) {
-        gather(d, begin, end, pointwise ? &*pointwise : nullptr, back, to);
+        gather(d, begin, end, pointwise, back, to);
       } else {
-        spread(d, begin, end, pointwise ? &*pointwise : nullptr, back, to);
+        spread(d, begin, end, pointwise, back, to);
       }
     });
     depthwise = torch::empty(block_.depthwise.sizes(), torch::kFloat);
@@ -192,9 +192,10 @@ class BlockBackward {
   }
 
   // Stride 1: some rows of the input at a time, which gather what meets them. `pointwise` makes
-  // what the depthwise convolution has read; null if it was kept.
+  // what the depthwise convolution has read, unless it was kept.
   void gather(kernels::DepthwiseGradient d, int64_t begin, int64_t end,
-              const PackedPointwise* pointwise, const PackedPointwise& back, const Sums& to) const {
+              const std::optional<PackedPointwise>& pointwise, const PackedPointwise& back,
+              const Sums& to) const {
     constexpr int64_t cached_floats = 24 * 1024;
     const auto& g = block_.geometry;
     const int64_t halo[2] = {g.reach(0), g.reach(1)};
@@ -202,15 +203,15 @@ class BlockBackward {
     const int64_t vectors = out_ / width_;
     d.gradient_row = (u_.width + halo[1]) * width_;
     d.gradient_plane = (band + halo[0]) * d.gradient_row;
-    d.input_row = pointwise == nullptr ? hidden_.row() : u_.width * width_;
-    d.input_plane = pointwise == nullptr ? hidden_.plane() : band * d.input_row;
+    d.input_row = pointwise ? u_.width * width_ : hidden_.row();
+    d.input_plane = pointwise ? band * d.input_row : hidden_.plane();
     d.input_gradient_row = u_.width * out_;
     d.input_gradient_pixel = out_;
     d.input_gradient_vector = width_;
     d.weight_gradient = to.depthwise;
     d.pixels = u_.width;
     float* gradient = scratch(0, vectors * d.gradient_plane);
-    float* input = pointwise == nullptr ? nullptr : scratch(1, vectors * d.input_plane);
+    float* input = pointwise ? scratch(1, vectors * d.input_plane) : nullptr;
     float* pixels = scratch(2, band * d.input_gradient_row);
     std::fill_n(gradient, vectors * d.gradient_plane, 0.0F);
     d.gradient = gradient;
@@ -219,11 +220,11 @@ class BlockBackward {
     for (int64_t image = begin; image < end; ++image) {
       for (int64_t first = 0; first < u_.height; first += band) {
         d.rows = std::min(band, u_.height - first);
-        if (pointwise == nullptr) {
-          d.input = hidden_.at(image, first);
-        } else {
+        if (pointwise) {
           pointwise->run({u_.at(image, first), 0, u_.channels}, {input, 0, width_}, d.input_plane,
                          1, d.rows * u_.width);
+        } else {
+          d.input = hidden_.at(image, first);
         }
         // The rows of the gradient that meet these, those outside of it being zeros.
         const int64_t top = first + g.padding[0] - halo[0];
@@ -248,7 +249,8 @@ class BlockBackward {
 
   // Any geometry: a whole image at a time, over whose windows the gradient is spread.
   void spread(kernels::DepthwiseGradient d, int64_t begin, int64_t end,
-              const PackedPointwise* pointwise, const PackedPointwise& back, const Sums& to) const {
+              const std::optional<PackedPointwise>& pointwise, const PackedPointwise& back,
+              const Sums& to) const {
     const auto& g = block_.geometry;
     const int64_t vectors = out_ / width_;
     d.rows = gradient_.height;
@@ -269,11 +271,11 @@ class BlockBackward {
     const int64_t corner = g.padding[0] * d.input_row + g.padding[1] * width_;
     for (int64_t image = begin; image < end; ++image) {
       std::fill_n(input_gradient, vectors * d.input_plane, 0.0F);
-      if (pointwise == nullptr) {
-        hidden_.load(image, input + corner, d.input_row, d.input_plane);
-      } else {
+      if (pointwise) {
         pointwise->run({u_.at(image), u_.width * u_.channels, u_.channels},
                        {input + corner, d.input_row, width_}, d.input_plane, u_.height, u_.width);
+      } else {
+        hidden_.load(image, input + corner, d.input_row, d.input_plane);
       }
       make_gradient(image, 0, gradient_.height, gradient, d.gradient_row, d.gradient_plane);
       kernels_.depthwise_gradient(d);

@@ -110,26 +110,10 @@ convolve_tiles(std::index_sequence<Pixels...>) {
 
 // Rows of `c` whose windows lie in `input`, at the same distances as the floats from the first one.
 template <int Vectors, int Pixel>
-inline void convolve_panel(const Convolution& c, const uint16_t* input) {
-  constexpr int64_t largest = avx512::largest_tile<Vectors, Pixel>;
-  static constexpr auto by_pixels =
-      convolve_tiles<Vectors, Pixel>(std::make_index_sequence<largest>());
-  const int64_t tiles = (c.pixels + largest - 1) / largest;
-  const auto& residual = c.epilogue.residual;
-  for (int64_t row = 0; row < c.rows; ++row) {
-    const float* added = residual.data == nullptr ? nullptr : residual.data + row * residual.row;
-    float* output = c.output.data + row * c.output.row;
-    const uint16_t* windows = input + row * c.input.row;
-    int64_t left = c.pixels;
-    for (int64_t tile = tiles; tile > 0; --tile) {
-      const int64_t pixels = (left + tile - 1) / tile;
-      by_pixels[static_cast<std::size_t>(pixels - 1)](c, windows, added, output);
-      left -= pixels;
-      windows += pixels * c.input.pixel;
-      added = added == nullptr ? nullptr : added + pixels * residual.pixel;
-      output += pixels * c.output.pixel;
-    }
-  }
+BSCONV_BF16_TARGET inline void convolve_panel(const Convolution& c, const uint16_t* input) {
+  static constexpr auto by_pixels = convolve_tiles<Vectors, Pixel>(
+      std::make_index_sequence<avx512::largest_tile<Vectors, Pixel>>());
+  avx512::convolve_rows(c, input, by_pixels);
 }
 
 // Rounds what the windows of `c` cover, and convolves it.

@@ -197,15 +197,16 @@ constexpr std::array<ConvolveTile, sizeof...(Pixels)> convolve_tiles(
   return {&convolve_tile<static_cast<int>(Pixels) + 1, Vectors, Pixel, Single>...};
 }
 
-template <int Vectors, int Pixel, bool Single>
-BSCONV_SIMD_TARGET inline void convolve_panel(const Convolution& c) {
-  constexpr int64_t largest = largest_tile<Vectors, Pixel>;
-  static constexpr auto by_pixels =
-      convolve_tiles<Vectors, Pixel, Single>(std::make_index_sequence<largest>());
+// Goes over the rows of `c` in tiles of nearly as many pixels each, for which `by_pixels` has
+// functions. `windows` takes the place of `c.input.data`.
+template <class Number, class Tile, std::size_t Largest>
+BSCONV_SIMD_INLINE void convolve_rows(const Convolution& c, const Number* windows,
+                                      const std::array<Tile, Largest>& by_pixels) {
+  constexpr auto largest = static_cast<int64_t>(Largest);
   const int64_t tiles = (c.pixels + largest - 1) / largest;
   const auto& residual = c.epilogue.residual;
   for (int64_t row = 0; row < c.rows; ++row) {
-    const float* input = c.input.data + row * c.input.row;
+    const Number* input = windows + row * c.input.row;
     const float* added = residual.data == nullptr ? nullptr : residual.data + row * residual.row;
     float* output = c.output.data + row * c.output.row;
     int64_t left = c.pixels;
@@ -218,6 +219,13 @@ BSCONV_SIMD_TARGET inline void convolve_panel(const Convolution& c) {
       output += pixels * c.output.pixel;
     }
   }
+}
+
+template <int Vectors, int Pixel, bool Single>
+BSCONV_SIMD_TARGET inline void convolve_panel(const Convolution& c) {
+  static constexpr auto by_pixels = convolve_tiles<Vectors, Pixel, Single>(
+      std::make_index_sequence<largest_tile<Vectors, Pixel>>());
+  convolve_rows(c, c.input.data, by_pixels);
 }
 
 // For few weights, which stay in registers for all pixels. `Single` says that each of the `Depth`

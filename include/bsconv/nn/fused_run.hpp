@@ -94,11 +94,8 @@ std::optional<torch::Tensor> fused_residual(const torch::nn::Module& layer,
     return fused_layer(input, bsconv->parts(), followers);
   }
   const auto* bsconv = dynamic_cast<const BSConvSImpl*>(&layer);
-  if (bsconv != nullptr && !bsconv->is_fused()) {
-    return fused_layer(input, bsconv->parts(), followers);
-  }
   if (bsconv != nullptr) {
-    return std::nullopt;
+    return bsconv->is_fused() ? std::nullopt : fused_layer(input, bsconv->parts(), followers);
   }
   const auto* conv = dynamic_cast<const torch::nn::Conv2dImpl*>(&layer);
   const auto output = conv == nullptr ? std::nullopt : fused_pointwise(input, *conv);
