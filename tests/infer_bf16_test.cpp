@@ -70,17 +70,67 @@ TEST_F(OptimizeBf16, ConvolutionsEqualThoseOfRoundedNumbers) {
   }
 }
 
-// Channels that make no pairs, and the few of images, stay in 32 bits.
+// Odd numbers of channels, and planes, whose pairs are adjacent pixels.
 TEST_F(OptimizeBf16, OddAndFewChannels) {
   const torch::NoGradGuard no_grad;
   for (const int64_t in : {1, 3, 4, 5, 17}) {
+    for (const int64_t kernel : {1, 2, 3, 7}) {
+      for (const int64_t dilation : {1, 2}) {
+        SCOPED_TRACE(c10::str(in, " channels, kernel ", kernel, ", dilation ", dilation));
+        bsconv::Chain model;
+        const Conv2d conv(
+            Conv2dOptions(in, 20, kernel).padding(kernel / 2).stride(2).dilation(dilation));
+        model->push_back("conv", conv);
+        model->eval();
+        const auto x = torch::randn({1, in, 21, 24});
+        // Planes have no pairs in windows of one pixel, or of pixels apart.
+        const bool stays = in <= 4 && (kernel == 1 || dilation == 2);
+        const auto exact = [&](const torch::Tensor& numbers) {
+          return stays ? numbers.to(torch::kDouble) : rounded(numbers);
+        };
+        const auto expected = torch::conv2d(exact(x), exact(conv->weight),
+                                            conv->bias.to(torch::kDouble), 2, kernel / 2, dilation);
+        const auto fast = bsconv::optimize(model, x, in_bf16());
+        EXPECT_EQ(fast.report().eager, "");
+        EXPECT_LE(distance(fast(x), expected), 1e-4 * expected.abs().mean().item<double>());
+      }
+    }
+  }
+}
+
+// Some in bands of rows that several panels of channels go over, some shared by threads.
+TEST_F(OptimizeBf16, PointwiseAndDepthwiseTogether) {
+  const torch::NoGradGuard no_grad;
+  const auto draw = [](int64_t low, int64_t high) {
+    return torch::randint(low, high + 1, {1}).item<int64_t>();
+  };
+  const int threads = torch::get_num_threads();
+  for (int round = 0; round < 40; ++round) {
+    const int64_t in = draw(5, 150);
+    const int64_t out = draw(1, 200);
+    const int64_t kernel = 2 * draw(1, 2) + 1;
+    const int64_t stride = draw(1, 2);
+    const int64_t padding = draw(0, kernel / 2);
+    const int64_t size = draw(7, 70);
+    SCOPED_TRACE(c10::str(in, " to ", out, " kernel ", kernel, " stride ", stride, " padding ",
+                          padding, " size ", size));
+    const Conv2d pointwise(Conv2dOptions(in, out, 1));
+    const Conv2d depthwise(
+        Conv2dOptions(out, out, kernel).stride(stride).padding(padding).groups(out));
     bsconv::Chain model;
-    model->push_back("conv", Conv2d(Conv2dOptions(in, 20, 3).padding(1)));
+    model->push_back("pointwise", pointwise);
+    model->push_back("depthwise", depthwise);
     model->eval();
-    const auto x = torch::randn({1, in, 11, 13});
-    const auto expected = model->forward(x);
-    EXPECT_LE(distance(bsconv::optimize(model, x, in_bf16())(x), expected),
-              1e-4 * expected.abs().mean().item<double>());
+    const auto x = torch::randn({1, in, size, size + draw(0, 9)});
+    const auto expected = torch::conv2d(
+        torch::conv2d(rounded(x), rounded(pointwise->weight), pointwise->bias.to(torch::kDouble)),
+        depthwise->weight.to(torch::kDouble), depthwise->bias.to(torch::kDouble), stride, padding,
+        1, out);
+    const auto fast = bsconv::optimize(model, x, in_bf16());
+    EXPECT_EQ(fast.report().eager, "");
+    torch::set_num_threads(round % 2 + 1);
+    EXPECT_LE(distance(fast(x), expected), 1e-4 * expected.abs().mean().item<double>());
+    torch::set_num_threads(threads);
   }
 }
 

@@ -30,9 +30,11 @@ class ConvolutionStep : public Step {
     const int64_t channels = input_.channels;
     const int64_t planes = input_.planar ? channels : 1;
     // What lies together in a window is one segment.
-    const bool whole_rows = dilation[1] == 1 && !input_.planar && input_.pixel == channels;
+    const bool whole_rows =
+        dilation[1] == 1 && (input_.planar ? weights_->pairs : input_.pixel == channels);
     const int64_t columns = whole_rows ? 1 : kernel[1];
     depth_ = (input_.planar ? 1 : channels) * (whole_rows ? kernel[1] : 1);
+    depth_ += weights_->pairs ? depth_ % 2 : 0;
     for (int64_t c = 0; c < planes; ++c) {
       for (int64_t y = 0; y < kernel[0]; ++y) {
         for (int64_t x = 0; x < columns; ++x) {
@@ -46,9 +48,13 @@ class ConvolutionStep : public Step {
             node_.stride[0] == 1 && node_.stride[1] == 1 &&
             (residual_ == nullptr || residual_->is_dense());
     // The weights of a window wider than a pixel are larger than a band.
-    band_ = node_.is_pointwise() && weights_->panels.size() > 1
-                ? rows_in_band(flat_ ? input_.pixel : input_.row * node_.stride[0])
-                : output_.height * output_.width;
+    const bool one_panel = weights_->panels.size() == 1;
+    const bool banded = weights_->pairs ? !input_.planar && (node_.is_pointwise() || one_panel)
+                                        : node_.is_pointwise() && !one_panel;
+    const int64_t total = flat_ ? output_.height * output_.width : output_.height;
+    band_ = banded
+                ? std::min(total, rows_in_band(flat_ ? input_.pixel : input_.row * node_.stride[0]))
+                : total;
   }
 
   void run(const Frame& frame, Share share) const override {
@@ -59,17 +65,31 @@ class ConvolutionStep : public Step {
     c.input.pixel *= node_.stride[1];
     c.output = output_.image(frame.arena);
     c.output_vector = kernels_.width;
-    c.pairs = weights_->pairs;
     const auto [begin, end] = share.of(flat_ ? output_.height * output_.width : output_.height);
     if (!flat_) {
       output_.clear_border(frame.arena, begin, end);
     }
     for (int64_t first = begin; first < end; first += band_) {
-      run_panels(part(c, first, std::min(first + band_, end)));
+      auto band = part(c, first, std::min(first + band_, end));
+      if (weights_->pairs) {
+        auto* rounded = reinterpret_cast<uint16_t*>(frame.scratch);
+        kernels_.round(band.input.data + first_segment(), covered(band), rounded);
+        band.rounded = rounded - first_segment();
+      }
+      run_panels(band);
     }
   }
 
   int64_t multiply_adds() const override { return multiply_adds_; }
+
+  std::size_t scratch() const override {
+    if (!weights_->pairs) {
+      return 0;
+    }
+    kernels::Convolution c;
+    c.input = {nullptr, input_.row * node_.stride[0], input_.pixel * node_.stride[1]};
+    return static_cast<std::size_t>(floats_of_rounded(covered(part(c, 0, band_))));
+  }
 
   std::string describe() const override {
     std::string text = "convolution ";
@@ -78,6 +98,14 @@ class ConvolutionStep : public Step {
   }
 
  private:
+  int64_t first_segment() const { return *std::min_element(segments_.begin(), segments_.end()); }
+
+  // How many numbers lie between the first and the last of all windows of `c`.
+  int64_t covered(const kernels::Convolution& c) const {
+    return *std::max_element(segments_.begin(), segments_.end()) - first_segment() + depth_ +
+           (c.rows - 1) * c.input.row + (c.pixels - 1) * c.input.pixel;
+  }
+
   // Rows, or pixels if flat, `begin` to `end` of `c`.
   kernels::Convolution part(kernels::Convolution c, int64_t begin, int64_t end) const {
     const int64_t row = flat_ ? 0 : begin;
@@ -96,10 +124,11 @@ class ConvolutionStep : public Step {
     const auto output = c.output;
     const auto residual = c.epilogue.residual;
     const int64_t count = static_cast<int64_t>(segments_.size());
+    const int64_t deep = weights_->pairs ? depth_ / 2 : depth_;
     for (const auto& panel : weights_->panels) {
       const int64_t lanes = panel.vectors * kernels_.width;
       const int64_t fitting =
-          std::max<int64_t>(1, panel_bytes / (depth_ * lanes * int64_t{sizeof(float)}));
+          std::max<int64_t>(1, panel_bytes / (deep * lanes * int64_t{sizeof(float)}));
       const int64_t rounds = (count + fitting - 1) / fitting;
       c.depth = depth_;
       c.vectors = panel.vectors;
@@ -111,8 +140,7 @@ class ConvolutionStep : public Step {
         const auto [begin, end] = Share{round, rounds}.of(count);
         c.segments = segments_.data() + begin;
         c.segment_count = end - begin;
-        c.weights =
-            weights_->data.data() + panel.weights + begin * (c.pairs ? depth_ / 2 : depth_) * lanes;
+        c.weights = weights_->data.data() + panel.weights + begin * deep * lanes;
         c.first = round == 0;
         c.last = round == rounds - 1;
         kernels_.convolve(c);

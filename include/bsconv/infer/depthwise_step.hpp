@@ -95,8 +95,15 @@ class DepthwiseStep : public Step {
       return;
     }
     for (int64_t band = begin; band < end; band += blocking_.band) {
+      const int64_t band_end = std::min(band + blocking_.band, end);
+      const uint16_t* rounded = nullptr;
+      if (in_bf16() && panels_.size() > 1) {
+        const int64_t top = first_row(band) + (band > begin ? carried_rows() : 0);
+        const auto rows = rows_inside(top, first_row(band_end - 1) + span(node_) - top);
+        rounded = round(frame, rows.first, rows.second);
+      }
       for (const auto& panel : panels_) {
-        run_panel(frame, panel, band, std::min(band + blocking_.band, end), begin, end);
+        run_panel(frame, panel, rounded, band, band_end, begin, end);
       }
     }
   }
@@ -104,9 +111,10 @@ class DepthwiseStep : public Step {
   int64_t multiply_adds() const override { return multiply_adds_; }
 
   std::size_t scratch() const override {
-    int64_t floats = plane() * blocking_.vectors;
-    if (blocking_.band < output_.height) {
-      floats += output_.pixel / kernels_.width * carried_plane();
+    int64_t floats = rounded_offset();
+    if (in_bf16()) {
+      const int64_t rows = panels_.size() > 1 ? blocking_.band : blocking_.rows;
+      floats += floats_of_rounded(((rows - 1) * node_.stride[0] + span(node_)) * input_.row);
     }
     return static_cast<std::size_t>(floats);
   }
@@ -147,9 +155,39 @@ class DepthwiseStep : public Step {
   // Floats of the rows that two blocks share, for one vector of channels.
   int64_t carried_plane() const { return carried_rows() * row(); }
 
-  // Rows `begin` to `end` of those from `first` to `last` that this thread makes.
-  void run_panel(const Frame& frame, const kernels::PackedConvolution::Panel& panel, int64_t begin,
-                 int64_t end, int64_t first, int64_t last) const {
+  bool in_bf16() const { return pointwise_weights_ != nullptr && pointwise_weights_->pairs; }
+
+  // Where in the scratch memory the rows in bf16 lie, behind those between the two layers and those
+  // that two bands share.
+  int64_t rounded_offset() const {
+    const int64_t kept = blocking_.band < output_.height ? output_.pixel / kernels_.width : 0;
+    return plane() * blocking_.vectors + kept * carried_plane();
+  }
+
+  // The first row under the window of row `y` of the output; it may lie above the image.
+  int64_t first_row(int64_t y) const { return y * node_.stride[0] - node_.padding[0]; }
+
+  // Those of `count` rows from `first` on that the input has: the first one and the end.
+  std::pair<int64_t, int64_t> rows_inside(int64_t first, int64_t count) const {
+    const int64_t begin = std::clamp<int64_t>(first, 0, input_.height);
+    return {begin, std::clamp<int64_t>(first + count, begin, input_.height)};
+  }
+
+  // Rounds rows `begin` to `end` of the input; returns where the first row of the image would be.
+  const uint16_t* round(const Frame& frame, int64_t begin, int64_t end) const {
+    auto* to = reinterpret_cast<uint16_t*>(frame.scratch + rounded_offset());
+    if (begin < end) {
+      const auto rows = from(input_.input(frame.arena), begin);
+      kernels_.round(rows.data, (end - begin - 1) * input_.row + input_.width * input_.pixel, to);
+    }
+    return to - begin * input_.row;
+  }
+
+  // Rows `begin` to `end` of those from `first` to `last` that this thread makes. `rounded` is the
+  // input in bf16, or null if no other panel needs it.
+  void run_panel(const Frame& frame, const kernels::PackedConvolution::Panel& panel,
+                 const uint16_t* rounded, int64_t begin, int64_t end, int64_t first,
+                 int64_t last) const {
     const int64_t stride = node_.stride[0];
     float* rows = frame.scratch;
     const int64_t plane = this->plane();
@@ -180,8 +218,8 @@ class DepthwiseStep : public Step {
     for (int64_t y = begin; y < end; y += blocking_.rows) {
       const int64_t count = std::min(blocking_.rows, end - y);
       const int64_t needed = (count - 1) * stride + span(node_);
-      const int64_t top = y * stride - node_.padding[0];
-      make_rows(frame, panel, top + carried, needed - carried, rows + carried * row());
+      make_rows(frame, panel, rounded, first_row(y) + carried, needed - carried,
+                rows + carried * row());
       d.rows = count;
       d.output = from(output, y);
       d.output.data += channel;
@@ -224,23 +262,22 @@ class DepthwiseStep : public Step {
   }
 
   // Fills `count` rows with those of the input from `first` on; rows outside of it are zeros.
-  void make_rows(const Frame& frame, const kernels::PackedConvolution::Panel& panel, int64_t first,
-                 int64_t count, float* to) const {
+  void make_rows(const Frame& frame, const kernels::PackedConvolution::Panel& panel,
+                 const uint16_t* rounded, int64_t first, int64_t count, float* to) const {
     const int64_t plane = this->plane();
-    const int64_t begin = std::clamp<int64_t>(first, 0, input_.height);
-    const int64_t end = std::clamp<int64_t>(first + count, begin, input_.height);
-    float* inside = to + node_.padding[1] * kernels_.width;
+    const auto [begin, end] = rows_inside(first, count);
+    float* pixels = to + node_.padding[1] * kernels_.width;
     for (int64_t y = first; y < first + count; ++y) {
       for (int64_t v = 0; (y < begin || y >= end) && v < panel.vectors; ++v) {
-        std::fill_n(inside + v * plane + (y - first) * row(), input_.width * kernels_.width, 0.0F);
+        std::fill_n(pixels + v * plane + (y - first) * row(), input_.width * kernels_.width, 0.0F);
       }
     }
     if (begin == end) {
       return;
     }
-    inside += (begin - first) * row();
+    pixels += (begin - first) * row();
     if (pointwise_ == nullptr) {
-      copy_rows(from(input_.input(frame.arena), begin), panel, end - begin, inside);
+      copy_rows(from(input_.input(frame.arena), begin), panel, end - begin, pixels);
       return;
     }
     kernels::Convolution c;
@@ -248,10 +285,13 @@ class DepthwiseStep : public Step {
     c.segments = segments_.data();
     c.segment_count = static_cast<int64_t>(segments_.size());
     c.depth = input_.planar ? 1 : input_.channels;
-    c.pairs = pointwise_weights_->pairs;
+    if (in_bf16()) {
+      c.depth += c.depth % 2;
+      c.rounded = (rounded != nullptr ? rounded : round(frame, begin, end)) + begin * input_.row;
+    }
     c.weights = pointwise_weights_->data.data() + panel.weights;
     c.bias = pointwise_weights_->data.data() + panel.bias;
-    c.output = {inside, row(), kernels_.width};
+    c.output = {pixels, row(), kernels_.width};
     c.output_vector = plane;
     c.rows = end - begin;
     c.pixels = input_.width;

@@ -69,7 +69,7 @@ class Planner {
       : plan_(std::make_unique<Plan>()), kernels_(kernels), packs_(packs) {
     plan_->graph = std::move(graph);
     plan_->kernels = kernels_.name;
-    plan_->in_bf16 = kernels_.pairs;
+    plan_->in_bf16 = kernels_.round != nullptr;
     simplify(plan_->graph, kernels_.width);
   }
 
@@ -211,6 +211,8 @@ class Planner {
       auto* found = buffers_[roots_[value]];
       if (found != nullptr && !refused[roots_[value]] && found->channels <= few) {
         found->planar = true;
+        // The last pair of a window of odd width reads a pixel more.
+        found->border[3] += plan_->in_bf16 ? 1 : 0;
       }
     };
     choose(g.input);
@@ -326,7 +328,8 @@ class Planner {
     const Buffer& input = *buffers_[roots_[from]];
     // Rows between the two layers, beside the rows that are read and written: in the first-level
     // cache where vectors are wide, else where three vectors of wide images find room.
-    const int64_t row_bytes = (kernels_.registers >= 32 ? 28 : 64) * int64_t{1024};
+    const bool wide = kernels_.registers >= 32 && kernels_.round == nullptr;
+    const int64_t row_bytes = (wide ? 28 : 64) * int64_t{1024};
     const auto blocking = DepthwiseStep::choose(pointwise, node, input, output, kernels_.width,
                                                 most_vectors(), row_bytes);
     auto weights = packs_.depthwise({node.origin, node.weight.sizes().vec(), 0, 0}, [&] {
@@ -349,9 +352,14 @@ class Planner {
           return kernels::pack_convolution(
               node.weight, node.bias,
               input.planar ? kernels::WindowOrder::planar : kernels::WindowOrder::channels_last,
-              kernels_.width, most,
-              kernels_.pairs && !input.planar && node.weight.size(1) % 2 == 0);
+              kernels_.width, most, in_pairs(node, input));
         });
+  }
+
+  // Whether `node` is computed in bf16. Planes have pairs in windows of several adjacent pixels.
+  bool in_pairs(const Node& node, const Buffer& input) const {
+    return kernels_.round != nullptr &&
+           (!input.planar || (node.kernel[1] > 1 && node.dilation[1] == 1));
   }
 
   void place_buffers() {

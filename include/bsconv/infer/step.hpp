@@ -181,6 +181,9 @@ inline int64_t rows_in_band(int64_t floats) {
   return std::max<int64_t>(1, band_floats / floats);
 }
 
+/// The floats of scratch memory that hold `count` numbers in bf16.
+inline int64_t floats_of_rounded(int64_t count) { return (count + 1) / 2; }
+
 /// `image` from `row` and `pixel` on.
 template <class Float>
 kernels::Image<Float> from(kernels::Image<Float> image, int64_t row, int64_t pixel = 0) {

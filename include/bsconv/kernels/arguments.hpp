@@ -71,9 +71,9 @@ struct Convolution {
   int64_t pixels = 0;
   /// Vectors of output channels in the panel, 1 to 4.
   int64_t vectors = 1;
-  /// Whether each float of `weights` stands for the bf16 numbers of two adjacent floats of a
-  /// segment, and the input is to be rounded to bf16; see `KernelTable::pairs`.
-  bool pairs = false;
+  /// The windows in bf16, at the same distances, where each float of `weights` holds the bf16
+  /// numbers of two adjacent ones of a segment; see `KernelTable::round`. Otherwise null.
+  const uint16_t* rounded = nullptr;
   /// Whether sums start from the bias; otherwise from what `output` holds.
   bool first = true;
   /// Whether the sums are complete, so that the epilogue follows.
@@ -186,8 +186,8 @@ struct KernelTable {
   /// Does `rounds` times 16 vectors of multiply-adds in registers, as fast as the processor can;
   /// to measure its peak. Returns a meaningless number.
   float (*multiply_adds)(int64_t rounds);
-  /// Whether `convolve` takes weights in pairs, and so computes in bf16.
-  bool pairs = false;
+  /// Rounds `count` floats to bf16, for a `convolve` that computes with such; otherwise null.
+  void (*round)(const float* from, int64_t count, uint16_t* to) = nullptr;
 };
 
 }  // namespace bsconv::kernels

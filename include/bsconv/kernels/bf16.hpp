@@ -10,11 +10,10 @@
 #include <cstdint>
 #include <cstring>
 #include <utility>
-#include <vector>
 
 /// \file
-/// Convolutions in bf16 for processors with AVX512-BF16: windows are rounded on the way in, weights
-/// beforehand, and sums are floats. All other kernels are those of AVX-512.
+/// Convolutions in bf16 for processors with AVX512-BF16, whose sums are floats. All other kernels
+/// are those of AVX-512.
 
 #if defined(__x86_64__)
 
@@ -108,59 +107,26 @@ convolve_tiles(std::index_sequence<Pixels...>) {
   return {&convolve_tile<static_cast<int>(Pixels) + 1, Vectors, Pixel>...};
 }
 
-// Rows of `c` whose windows lie in `input`, at the same distances as the floats from the first one.
 template <int Vectors, int Pixel>
-BSCONV_BF16_TARGET inline void convolve_panel(const Convolution& c, const uint16_t* input) {
+BSCONV_BF16_TARGET inline void convolve_panel(const Convolution& c) {
   static constexpr auto by_pixels = convolve_tiles<Vectors, Pixel>(
       std::make_index_sequence<avx512::largest_tile<Vectors, Pixel>>());
-  avx512::convolve_rows(c, input, by_pixels);
-}
-
-// Rounds what the windows of `c` cover, and convolves it.
-inline void convolve_rounded(const Convolution& c) {
-  static thread_local std::vector<uint16_t> rounded;
-  const auto [first, last] = std::minmax_element(c.segments, c.segments + c.segment_count);
-  const int64_t count =
-      *last - *first + c.depth + (c.rows - 1) * c.input.row + (c.pixels - 1) * c.input.pixel;
-  if (rounded.size() < static_cast<std::size_t>(count)) {
-    rounded.resize(static_cast<std::size_t>(count));
-  }
-  round_to_bf16(c.input.data + *first, count, rounded.data());
-  const uint16_t* input = rounded.data() - *first;
-  switch (c.vectors) {
-    case 1:
-      return c.input.pixel == 16 ? convolve_panel<1, 16>(c, input) : convolve_panel<1, 0>(c, input);
-    case 2:
-      return convolve_panel<2, 0>(c, input);
-    case 3:
-      return convolve_panel<3, 0>(c, input);
-    default:
-      return convolve_panel<4, 0>(c, input);
-  }
+  avx512::convolve_rows(c, c.rounded, by_pixels);
 }
 
 inline void convolve(const Convolution& c) {
-  if (!c.pairs) {
+  if (c.rounded == nullptr) {
     return avx512::convolve(c);
   }
-  // As much at a time as stays in the caches together with the weights.
-  constexpr int64_t cached = 48 * 1024;
-  const bool by_rows = c.rows > 1;
-  const int64_t total = by_rows ? c.rows : c.pixels;
-  const int64_t step =
-      std::max<int64_t>(1, cached / std::max<int64_t>(1, by_rows ? c.input.row : c.input.pixel));
-  const auto move = [by_rows](auto& image, int64_t by) {
-    if (image.data != nullptr) {
-      image.data += by * (by_rows ? image.row : image.pixel);
-    }
-  };
-  for (int64_t begin = 0; begin < total; begin += step) {
-    auto part = c;
-    (by_rows ? part.rows : part.pixels) = std::min(step, total - begin);
-    move(part.input, begin);
-    move(part.output, begin);
-    move(part.epilogue.residual, begin);
-    convolve_rounded(part);
+  switch (c.vectors) {
+    case 1:
+      return c.input.pixel == 16 ? convolve_panel<1, 16>(c) : convolve_panel<1, 0>(c);
+    case 2:
+      return convolve_panel<2, 0>(c);
+    case 3:
+      return convolve_panel<3, 0>(c);
+    default:
+      return convolve_panel<4, 0>(c);
   }
 }
 
@@ -187,8 +153,8 @@ BSCONV_BF16_TARGET __attribute__((noinline)) inline float multiply_adds(int64_t 
 }
 
 inline constexpr KernelTable table = {
-    "avx512_bf16",      width,         avx512::registers, &convolve, &avx512::depthwise,
-    &avx512::pointwise, &avx512::pool, &multiply_adds,    true};
+    "avx512_bf16",      width,         avx512::registers, &convolve,     &avx512::depthwise,
+    &avx512::pointwise, &avx512::pool, &multiply_adds,    &round_to_bf16};
 
 }  // namespace bsconv::kernels::avx512_bf16
 

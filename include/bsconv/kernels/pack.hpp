@@ -41,7 +41,8 @@ struct PackedConvolution {
   std::vector<Panel> panels;
   /// Biases and weights, panel by panel.
   AlignedFloats data;
-  /// Whether a float of the weights holds two numbers in bf16, those of adjacent input channels.
+  /// Whether a float of the weights holds two numbers in bf16, those of adjacent input channels, or
+  /// of adjacent pixels if planar.
   bool pairs = false;
 };
 
@@ -93,9 +94,9 @@ PackedConvolution pack_panels(int64_t out, int64_t depth, const float* bias, int
 }  // namespace detail
 
 /// Packs `weight` `[out, in, height, width]` and `bias` `[out]`, for vectors of `width` floats and
-/// panels of at most `most` vectors; missing output channels become zeros. With `pairs`, for an
-/// even number of input channels last in order, weights are rounded to bf16, two in the place of
-/// one.
+/// panels of at most `most` vectors; missing output channels become zeros. With `pairs`, weights
+/// are rounded to bf16, two adjacent ones in the place of one; of an odd number of input channels,
+/// or of columns if planar, the last has a zero beside it.
 inline PackedConvolution pack_convolution(const torch::Tensor& weight, const torch::Tensor& bias,
                                           WindowOrder order, int64_t width, int64_t most,
                                           bool pairs = false) {
@@ -113,11 +114,16 @@ inline PackedConvolution pack_convolution(const torch::Tensor& weight, const tor
   if (!pairs) {
     return pack(depth, [&](int64_t k, int64_t channel) { return from[k * out + channel]; });
   }
-  auto packed = pack(depth / 2, [&](int64_t k, int64_t channel) {
+  const int64_t run = ordered.size(2);
+  const int64_t run_pairs = (run + 1) / 2;
+  auto packed = pack(depth / run * run_pairs, [&](int64_t k, int64_t channel) {
     const auto bits = [&](int64_t at) {
-      return static_cast<uint32_t>(c10::BFloat16(from[at * out + channel]).x);
+      const int64_t row = k / run_pairs * run;
+      return at < run ? static_cast<uint32_t>(c10::BFloat16(from[(row + at) * out + channel]).x)
+                      : 0U;
     };
-    return std::bit_cast<float>(bits(2 * k) | bits(2 * k + 1) << 16U);
+    const int64_t first = k % run_pairs * 2;
+    return std::bit_cast<float>(bits(first) | bits(first + 1) << 16U);
   });
   packed.pairs = true;
   return packed;

@@ -528,6 +528,34 @@ BSCONV_SIMD_TARGET inline void pointwise(const Pointwise& e) {
   }
 }
 
+// `Count` vectors of one pixel of output, from the window that begins at `input` and has `rows`
+// times `columns` taps inside the image.
+template <int Count>
+BSCONV_SIMD_INLINE void pool_vectors(const Pool& p, const float* input, int64_t rows,
+                                     int64_t columns, Vector factor, float* output) {
+  Vector values[Count];
+  const Vector start = p.greatest ? broadcast(-__builtin_inff()) : Vector{};
+#pragma GCC unroll 8
+  for (int i = 0; i < Count; ++i) {
+    values[i] = start;
+  }
+  for (int64_t y = 0; y < rows; ++y) {
+    const float* at = input + y * p.dilation[0] * p.input.row;
+    for (int64_t x = 0; x < columns; ++x, at += p.dilation[1] * p.input.pixel) {
+#pragma GCC unroll 8
+      for (int i = 0; i < Count; ++i) {
+        const Vector next = load(at + i * width);
+        // The greater keeps a NaN of either.
+        values[i] = p.greatest ? at_least(next, values[i]) : values[i] + next;
+      }
+    }
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < Count; ++i) {
+    store(output + i * width, p.greatest ? values[i] : values[i] * factor);
+  }
+}
+
 BSCONV_SIMD_TARGET inline void pool(const Pool& p) {
   const auto ceil_to = [](int64_t below, int64_t step) {
     return below <= 0 ? int64_t{0} : (below + step - 1) / step;
@@ -547,24 +575,17 @@ BSCONV_SIMD_TARGET inline void pool(const Pool& p) {
                                   (std::min(left + p.kernel[1], p.width + p.padding[1]) - left)
                             : (y_end - y_begin) * (x_end - x_begin);
       const Vector factor = broadcast(1.0F / static_cast<float>(counted));
-      for (int64_t v = 0; v < p.vectors; ++v) {
-        Vector value = p.greatest ? broadcast(-__builtin_inff()) : Vector{};
-        for (int64_t y = y_begin; y < y_end; ++y) {
-          const float* at = p.input.data + (top + y * p.dilation[0]) * p.input.row + v * width;
-          for (int64_t x = x_begin; x < x_end; ++x) {
-            const Vector next = load(at + (left + x * p.dilation[1]) * p.input.pixel);
-            if (p.greatest) {
-              // Keeps a NaN of either.
-              value = at_least(next, value);
-            } else {
-              value += next;
-            }
-          }
-        }
-        if (!p.greatest) {
-          value *= factor;
-        }
-        store(p.output.data + row * p.output.row + pixel * p.output.pixel + v * width, value);
+      const float* input = p.input.data + (top + y_begin * p.dilation[0]) * p.input.row +
+                           (left + x_begin * p.dilation[1]) * p.input.pixel;
+      float* output = p.output.data + row * p.output.row + pixel * p.output.pixel;
+      int64_t v = 0;
+      for (; v + 4 <= p.vectors; v += 4) {
+        pool_vectors<4>(p, input + v * width, y_end - y_begin, x_end - x_begin, factor,
+                        output + v * width);
+      }
+      for (; v < p.vectors; ++v) {
+        pool_vectors<1>(p, input + v * width, y_end - y_begin, x_end - x_begin, factor,
+                        output + v * width);
       }
     }
   }
