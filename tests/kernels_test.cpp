@@ -50,11 +50,53 @@ torch::Tensor activated(const torch::Tensor& x, Activation activation) {
   }
 }
 
+// Where a kernel writes: floats, numbers in bf16, or both.
+struct Output {
+  bsconv::kernels::Image<float> floats;
+  bsconv::kernels::Image<uint16_t> rounded;
+
+  Output from(int64_t channel) const {
+    auto moved = *this;
+    moved.floats.data += floats.data == nullptr ? 0 : channel;
+    moved.rounded.data += rounded.data == nullptr ? 0 : channel;
+    return moved;
+  }
+};
+
 class Kernels : public testing::TestWithParam<const KernelTable*> {
  protected:
   void SetUp() override { torch::manual_seed(4); }
   const KernelTable& table() const { return *GetParam(); }
+
+  // The image of these sizes that `run(output)` makes; in bf16 it makes the same, rounded.
+  template <class Run>
+  torch::Tensor result_of(at::IntArrayRef sizes, const Run& run) const {
+    auto result = torch::full(sizes, 99.0F);
+    run(Output{region<float>(result), {}});
+    for (int i = 0; i < 2 && table().round != nullptr; ++i) {
+      auto again = torch::full(sizes, 99.0F);
+      auto numbers = torch::full(sizes, 99.0F, torch::kBFloat16);
+      Output output{region<float>(again),
+                    {reinterpret_cast<uint16_t*>(numbers.data_ptr<c10::BFloat16>()),
+                     numbers.stride(0), numbers.stride(1)}};
+      if (i == 1) {
+        output.floats.data = nullptr;
+      }
+      run(output);
+      EXPECT_TRUE(torch::equal(numbers, result.to(torch::kBFloat16)));
+      EXPECT_TRUE(i == 1 || torch::equal(again, result));
+    }
+    return result;
+  }
 };
+
+std::vector<const KernelTable*> all_kernels() {
+  auto tables = bsconv::kernels::available_kernels();
+  if (bsconv::kernels::bf16_kernels() != nullptr) {
+    tables.push_back(bsconv::kernels::bf16_kernels());
+  }
+  return tables;
+}
 
 TEST_P(Kernels, ConvolveAllTileSizesAndPanels) {
   for (const int64_t out : {3, 16, 17, 33, 64, 100}) {
@@ -68,28 +110,30 @@ TEST_P(Kernels, ConvolveAllTileSizesAndPanels) {
           weight, bias, bsconv::kernels::WindowOrder::channels_last, table().width, 4);
       const auto image = to_image(x, table());
       const auto added = to_image(residual, table());
-      auto result = torch::full({2, pixels, padded(out, table())}, 99.0F);
-      for (const auto& panel : packed.panels) {
-        bsconv::kernels::Convolution c;
-        const int64_t segment = 0;
-        const int64_t lane = panel.first * table().width;
-        c.input = region<const float>(image);
-        c.segments = &segment;
-        c.depth = in;
-        c.weights = packed.data.data() + panel.weights;
-        c.bias = packed.data.data() + panel.bias;
-        c.output = region<float>(result);
-        c.output.data += lane;
-        c.output_vector = table().width;
-        c.rows = 2;
-        c.pixels = pixels;
-        c.vectors = panel.vectors;
-        c.epilogue.before = Activation::relu6;
-        c.epilogue.after = Activation::relu;
-        c.epilogue.residual = region<const float>(added);
-        c.epilogue.residual.data += lane;
-        table().convolve(c);
-      }
+      const auto run = [&](const Output& output) {
+        for (const auto& panel : packed.panels) {
+          bsconv::kernels::Convolution c;
+          const int64_t segment = 0;
+          const int64_t lane = panel.first * table().width;
+          c.input = region<const float>(image);
+          c.segments = &segment;
+          c.depth = in;
+          c.weights = packed.data.data() + panel.weights;
+          c.bias = packed.data.data() + panel.bias;
+          c.output = output.from(lane).floats;
+          c.epilogue.rounded = output.from(lane).rounded;
+          c.output_vector = table().width;
+          c.rows = 2;
+          c.pixels = pixels;
+          c.vectors = panel.vectors;
+          c.epilogue.before = Activation::relu6;
+          c.epilogue.after = Activation::relu;
+          c.epilogue.residual = region<const float>(added);
+          c.epilogue.residual.data += lane;
+          table().convolve(c);
+        }
+      };
+      const auto result = result_of({2, pixels, padded(out, table())}, run);
       const auto expected =
           torch::relu(torch::clamp(torch::conv2d(x, weight, bias), 0, 6) + residual);
       ASSERT_TRUE(torch::allclose(from_image(result, out), expected, 1e-4, 1e-5))
@@ -145,8 +189,6 @@ TEST_P(Kernels, DepthwiseOfEveryGeometry) {
                                                 std::vector<int64_t>(2, dilation), channels);
             const auto packed = bsconv::kernels::pack_depthwise(weight, bias, table().width);
             const auto image = to_image(x, table());
-            auto result = torch::zeros(
-                {expected.size(2), expected.size(3), padded(channels, table())}, torch::kFloat);
             bsconv::kernels::Depthwise d;
             const auto vectors =
                 image.view({15, width, -1, table().width}).permute({2, 0, 1, 3}).contiguous();
@@ -160,11 +202,15 @@ TEST_P(Kernels, DepthwiseOfEveryGeometry) {
             }
             d.weights = packed.weights.data();
             d.bias = packed.bias.data();
-            d.output = region<float>(result);
             d.rows = expected.size(2);
             d.pixels = expected.size(3);
             d.vectors = padded(channels, table()) / table().width;
-            table().depthwise(d);
+            const auto result =
+                result_of({d.rows, d.pixels, padded(channels, table())}, [&](const Output& output) {
+                  d.output = output.floats;
+                  d.epilogue.rounded = output.rounded;
+                  table().depthwise(d);
+                });
             ASSERT_TRUE(torch::allclose(from_image(result, channels), expected, 1e-4, 1e-5))
                 << kernel << " " << stride << " " << dilation << " " << channels << " " << width;
           }
@@ -186,19 +232,21 @@ TEST_P(Kernels, PointwiseWithEveryActivation) {
   const auto shape = [](const torch::Tensor& v) { return v.view({1, -1, 1, 1}); };
   for (const auto activation : {Activation::identity, Activation::relu, Activation::relu6,
                                 Activation::hardswish, Activation::hardsigmoid}) {
-    auto result = torch::zeros_like(image);
     bsconv::kernels::Pointwise e;
     e.input = region<const float>(image);
     e.scale = scales.data();
     e.shift = shifts.data();
-    e.output = region<float>(result);
     e.rows = 3;
     e.pixels = 5;
     e.vectors = padded(20, table()) / table().width;
     e.epilogue.before = activation;
     e.epilogue.after = Activation::relu;
     e.epilogue.residual = region<const float>(added);
-    table().pointwise(e);
+    const auto result = result_of(image.sizes(), [&](const Output& output) {
+      e.output = output.floats;
+      e.epilogue.rounded = output.rounded;
+      table().pointwise(e);
+    });
     const auto expected =
         torch::relu(activated(x * shape(scale) + shape(shift), activation) + residual);
     EXPECT_TRUE(torch::allclose(from_image(result, 20), expected, 1e-4, 1e-5))
@@ -207,7 +255,7 @@ TEST_P(Kernels, PointwiseWithEveryActivation) {
 }
 
 TEST_P(Kernels, PoolsClipTheirWindows) {
-  const auto x = torch::randn({1, 20, 11, 13});
+  const auto x = torch::randn({1, 90, 11, 13});
   const auto image = to_image(x, table());
   for (const bool greatest : {true, false}) {
     for (const bool count_padding : {true, false}) {
@@ -216,7 +264,7 @@ TEST_P(Kernels, PoolsClipTheirWindows) {
                               : divisor == 0
                                   ? torch::avg_pool2d(x, 3, 2, 1, false, count_padding)
                                   : torch::avg_pool2d(x, 3, 2, 1, false, count_padding, divisor);
-        auto result = torch::zeros({expected.size(2), expected.size(3), padded(20, table())});
+        auto result = torch::zeros({expected.size(2), expected.size(3), padded(90, table())});
         bsconv::kernels::Pool pool;
         pool.input = region<const float>(image);
         pool.height = 11;
@@ -232,9 +280,9 @@ TEST_P(Kernels, PoolsClipTheirWindows) {
         pool.output = region<float>(result);
         pool.rows = expected.size(2);
         pool.pixels = expected.size(3);
-        pool.vectors = padded(20, table()) / table().width;
+        pool.vectors = padded(90, table()) / table().width;
         table().pool(pool);
-        EXPECT_TRUE(torch::allclose(from_image(result, 20), expected, 1e-4, 1e-5))
+        EXPECT_TRUE(torch::allclose(from_image(result, 90), expected, 1e-4, 1e-5))
             << greatest << count_padding << divisor;
       }
     }
@@ -255,8 +303,7 @@ TEST_P(Kernels, ActivationsKeepNaN) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Available, Kernels,
-                         testing::ValuesIn(bsconv::kernels::available_kernels()),
+INSTANTIATE_TEST_SUITE_P(Available, Kernels, testing::ValuesIn(all_kernels()),
                          [](const auto& info) { return std::string(info.param->name); });
 
 TEST(KernelTables, AreFoundByName) {

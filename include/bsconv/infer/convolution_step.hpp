@@ -49,8 +49,8 @@ class ConvolutionStep : public Step {
             (residual_ == nullptr || residual_->is_dense());
     // The weights of a window wider than a pixel are larger than a band.
     const bool one_panel = weights_->panels.size() == 1;
-    const bool banded = weights_->pairs ? !input_.planar && (node_.is_pointwise() || one_panel)
-                                        : node_.is_pointwise() && !one_panel;
+    const bool banded = rounds_input() ? !input_.planar && (node_.is_pointwise() || one_panel)
+                                       : node_.is_pointwise() && !one_panel;
     const int64_t total = flat_ ? output_.height * output_.width : output_.height;
     band_ = banded
                 ? std::min(total, rows_in_band(flat_ ? input_.pixel : input_.row * node_.stride[0]))
@@ -59,7 +59,8 @@ class ConvolutionStep : public Step {
 
   void run(const Frame& frame, Share share) const override {
     kernels::Convolution c;
-    c.epilogue = epilogue_of(node_, residual_, frame.arena);
+    c.epilogue = epilogue_of(node_, residual_, output_, frame.arena);
+    c.rounded = input_.rounded(frame.arena).data;
     c.input = input_.input(frame.arena);
     c.input.row *= node_.stride[0];
     c.input.pixel *= node_.stride[1];
@@ -71,7 +72,7 @@ class ConvolutionStep : public Step {
     }
     for (int64_t first = begin; first < end; first += band_) {
       auto band = part(c, first, std::min(first + band_, end));
-      if (weights_->pairs) {
+      if (rounds_input()) {
         auto* rounded = reinterpret_cast<uint16_t*>(frame.scratch);
         kernels_.round(band.input.data + first_segment(), covered(band), rounded);
         band.rounded = rounded - first_segment();
@@ -83,7 +84,7 @@ class ConvolutionStep : public Step {
   int64_t multiply_adds() const override { return multiply_adds_; }
 
   std::size_t scratch() const override {
-    if (!weights_->pairs) {
+    if (!rounds_input()) {
       return 0;
     }
     kernels::Convolution c;
@@ -98,6 +99,9 @@ class ConvolutionStep : public Step {
   }
 
  private:
+  // Whether the input is needed in bf16 and there in floats only.
+  bool rounds_input() const { return weights_->pairs && !input_.in_bf16; }
+
   int64_t first_segment() const { return *std::min_element(segments_.begin(), segments_.end()); }
 
   // How many numbers lie between the first and the last of all windows of `c`.
@@ -112,9 +116,12 @@ class ConvolutionStep : public Step {
     const int64_t pixel = flat_ ? begin : 0;
     c.rows = flat_ ? 1 : end - begin;
     c.pixels = flat_ ? end - begin : output_.width;
+    if (c.rounded != nullptr) {
+      c.rounded += row * c.input.row + pixel * c.input.pixel;
+    }
     c.input = from(c.input, row, pixel);
     c.output = from(c.output, row, pixel);
-    c.epilogue.residual = from(c.epilogue.residual, row, pixel);
+    c.epilogue = from(c.epilogue, row, pixel);
     return c;
   }
 
@@ -122,7 +129,7 @@ class ConvolutionStep : public Step {
     // As much of a panel as stays in the second-level cache while all pixels use it.
     constexpr int64_t panel_bytes = 384 * 1024;
     const auto output = c.output;
-    const auto residual = c.epilogue.residual;
+    const auto epilogue = c.epilogue;
     const int64_t count = static_cast<int64_t>(segments_.size());
     const int64_t deep = weights_->pairs ? depth_ / 2 : depth_;
     for (const auto& panel : weights_->panels) {
@@ -133,9 +140,8 @@ class ConvolutionStep : public Step {
       c.depth = depth_;
       c.vectors = panel.vectors;
       c.bias = weights_->data.data() + panel.bias;
-      c.output.data = output.data + panel.first * kernels_.width;
-      c.epilogue.residual.data =
-          residual.data == nullptr ? nullptr : residual.data + panel.first * kernels_.width;
+      c.output = from(output, 0, 0, panel.first * kernels_.width);
+      c.epilogue = from(epilogue, 0, 0, panel.first * kernels_.width);
       for (int64_t round = 0; round < rounds; ++round) {
         const auto [begin, end] = Share{round, rounds}.of(count);
         c.segments = segments_.data() + begin;

@@ -96,8 +96,8 @@ class DepthwiseStep : public Step {
     }
     for (int64_t band = begin; band < end; band += blocking_.band) {
       const int64_t band_end = std::min(band + blocking_.band, end);
-      const uint16_t* rounded = nullptr;
-      if (in_bf16() && panels_.size() > 1) {
+      const uint16_t* rounded = input_.rounded(frame.arena).data;
+      if (rounds_input() && panels_.size() > 1) {
         const int64_t top = first_row(band) + (band > begin ? carried_rows() : 0);
         const auto rows = rows_inside(top, first_row(band_end - 1) + span(node_) - top);
         rounded = round(frame, rows.first, rows.second);
@@ -112,7 +112,7 @@ class DepthwiseStep : public Step {
 
   std::size_t scratch() const override {
     int64_t floats = rounded_offset();
-    if (in_bf16()) {
+    if (rounds_input()) {
       const int64_t rows = panels_.size() > 1 ? blocking_.band : blocking_.rows;
       floats += floats_of_rounded(((rows - 1) * node_.stride[0] + span(node_)) * input_.row);
     }
@@ -157,6 +157,9 @@ class DepthwiseStep : public Step {
 
   bool in_bf16() const { return pointwise_weights_ != nullptr && pointwise_weights_->pairs; }
 
+  // Whether the input is there in floats only.
+  bool rounds_input() const { return in_bf16() && !input_.in_bf16; }
+
   // Where in the scratch memory the rows in bf16 lie, behind those between the two layers and those
   // that two bands share.
   int64_t rounded_offset() const {
@@ -184,7 +187,7 @@ class DepthwiseStep : public Step {
   }
 
   // Rows `begin` to `end` of those from `first` to `last` that this thread makes. `rounded` is the
-  // input in bf16, or null if no other panel needs it.
+  // input in bf16, or null if each block of rows is rounded when its turn comes.
   void run_panel(const Frame& frame, const kernels::PackedConvolution::Panel& panel,
                  const uint16_t* rounded, int64_t begin, int64_t end, int64_t first,
                  int64_t last) const {
@@ -205,8 +208,7 @@ class DepthwiseStep : public Step {
     d.bias = weights_->bias.data() + channel;
     d.pixels = output_.width;
     d.vectors = panel.vectors;
-    d.epilogue = epilogue_of(node_, residual_, frame.arena);
-    const auto residual = d.epilogue.residual;
+    const auto epilogue = epilogue_of(node_, residual_, output_, frame.arena);
     const auto output = output_.image(frame.arena);
 
     float* kept = frame.scratch + plane * blocking_.vectors + panel.first * carried_plane();
@@ -221,12 +223,8 @@ class DepthwiseStep : public Step {
       make_rows(frame, panel, rounded, first_row(y) + carried, needed - carried,
                 rows + carried * row());
       d.rows = count;
-      d.output = from(output, y);
-      d.output.data += channel;
-      d.epilogue.residual = from(residual, y);
-      if (residual.data != nullptr) {
-        d.epilogue.residual.data += channel;
-      }
+      d.output = from(output, y, 0, channel);
+      d.epilogue = from(epilogue, y, 0, channel);
       kernels_.depthwise(d);
       carried = carried_rows();
       const float* next = rows + count * stride * row();

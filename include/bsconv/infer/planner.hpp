@@ -1,17 +1,16 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 #pragma once
 
-#include <bsconv/infer/capture.hpp>
 #include <bsconv/infer/convolution_step.hpp>
 #include <bsconv/infer/depthwise_step.hpp>
 #include <bsconv/infer/graph.hpp>
 #include <bsconv/infer/import_step.hpp>
+#include <bsconv/infer/layout.hpp>
 #include <bsconv/infer/plan.hpp>
 #include <bsconv/infer/pointwise_step.hpp>
 #include <bsconv/infer/pool_step.hpp>
 #include <bsconv/infer/run_operator.hpp>
 #include <bsconv/infer/simplify.hpp>
-#include <bsconv/infer/structure.hpp>
 #include <bsconv/kernels/pack.hpp>
 #include <bsconv/kernels/table.hpp>
 
@@ -21,7 +20,6 @@
 #include <cstdint>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -71,157 +69,25 @@ class Planner {
     plan_->kernels = kernels_.name;
     plan_->in_bf16 = kernels_.round != nullptr;
     simplify(plan_->graph, kernels_.width);
+    layout_ = std::make_unique<Layout>(plan_->graph, kernels_, plan_->buffers);
   }
 
   std::unique_ptr<Plan> make() {
-    roots_ = find_roots(
-        graph(), [this](const Node& alias) { return feeds_linear_layers(alias); },
-        "flattened pixels that go elsewhere than into linear layers");
-    if (roots_[graph().output] == graph().input) {
-      throw NotCapturable("the model returns its input");
-    }
-    pairs_ = find_pairs(graph(), [](const Node& pointwise) {
-      return pointwise.stride == std::array<int64_t, 2>{1, 1};
-    });
-    imports_ = find_imports(graph(), roots_);
-    make_buffers();
     make_steps();
     place_buffers();
     for (std::size_t value = 0; value < graph().values.size(); ++value) {
-      const auto root = roots_[value];
-      plan_->buffer_of.push_back(buffers_[root]);
+      plan_->buffer_of.push_back(layout_->buffer(value));
     }
     if (plan_->buffer_of[graph().output] != nullptr) {
       plan_->output_sizes = graph().values[graph().output].sizes;
     }
-    plan_->root_of = roots_;
+    plan_->root_of = layout_->roots();
     drop_captured(graph());
     return std::move(plan_);
   }
 
  private:
   Graph& graph() { return plan_->graph; }
-
-  // An alias that puts several pixels into one row is ours only before linear layers, which take
-  // the pixels as a window.
-  bool feeds_linear_layers(const Node& alias) {
-    const std::size_t output = alias.outputs[0];
-    std::size_t linear = 0;
-    for (const auto& user : graph().nodes) {
-      linear += !user.removed && user.kind == NodeKind::convolution && user.inputs[0] == output &&
-                        !(user.residual && user.inputs[1] == output)
-                    ? 1
-                    : 0;
-    }
-    return linear == graph().values[output].uses;
-  }
-
-  bool is_ours(std::size_t index) {
-    const auto& node = graph().nodes[index];
-    return !node.removed && node.kind != NodeKind::other && node.kind != NodeKind::alias;
-  }
-
-  Buffer& buffer(std::size_t value) {
-    auto& found = buffers_[roots_[value]];
-    if (found == nullptr) {
-      const auto& sizes = graph().values[roots_[value]].sizes;
-      auto& made = plan_->buffers.emplace_back();
-      made.channels = sizes[1];
-      made.height = sizes.size() == 4 ? sizes[2] : 1;
-      made.width = sizes.size() == 4 ? sizes[3] : 1;
-      found = &made;
-    }
-    return *found;
-  }
-
-  void make_buffers() {
-    auto& g = graph();
-    buffers_.assign(g.values.size(), nullptr);
-    for (std::size_t i = 0; i < g.nodes.size(); ++i) {
-      if (!is_ours(i) || pairs_.joined[i]) {
-        continue;
-      }
-      const auto& node = g.nodes[i];
-      buffer(node.outputs[0]);
-      if (imports_[i]) {
-        continue;
-      }
-      const std::size_t partner = pairs_.partner[i];
-      buffer(partner == no_node ? node.inputs[0] : g.nodes[partner].inputs[0]);
-      for (std::size_t at = 1; at < node.inputs.size(); ++at) {
-        buffer(node.inputs[at]);
-      }
-    }
-    for (std::size_t i = 0; i < g.nodes.size(); ++i) {
-      if (is_ours(i) && !pairs_.joined[i] && g.nodes[i].kind == NodeKind::convolution &&
-          !g.nodes[i].is_depthwise()) {
-        window(g.nodes[i]);
-        widen(g.nodes[i]);
-      }
-    }
-    choose_planar();
-    for (auto& made : plan_->buffers) {
-      made.lay_out(kernels_.width);
-    }
-  }
-
-  // A linear layer behind flattened pixels is a convolution with one window.
-  void window(Node& node) {
-    const Buffer& in = buffer(node.inputs[0]);
-    if (graph().values[node.inputs[0]].sizes.size() == 2 && in.height * in.width > 1) {
-      node.weight = node.weight.view({node.weight.size(0), in.channels, in.height, in.width});
-      node.kernel = {in.height, in.width};
-    }
-  }
-
-  // Zeros around the input, as far as windows reach.
-  void widen(const Node& node) {
-    Buffer& in = buffer(node.inputs[0]);
-    const Buffer& out = buffer(node.outputs[0]);
-    const std::array<int64_t, 2> sizes{in.height, in.width};
-    const std::array<int64_t, 2> results{out.height, out.width};
-    for (std::size_t d = 0; d < 2; ++d) {
-      const int64_t reach = (results[d] - 1) * node.stride[d] +
-                            (node.kernel[d] - 1) * node.dilation[d] + 1 - node.padding[d];
-      in.border[d] = std::max(in.border[d], node.padding[d]);
-      in.border[d + 2] = std::max(in.border[d + 2], reach - sizes[d]);
-    }
-  }
-
-  // Few input channels stay images of their own: the first convolution reads them so.
-  void choose_planar() {
-    auto& g = graph();
-    constexpr int64_t few = 4;
-    std::vector<bool> refused(g.values.size(), false);
-    refused[roots_[g.output]] = true;
-    for (std::size_t i = 0; i < g.nodes.size(); ++i) {
-      const auto& node = g.nodes[i];
-      if (node.removed || node.kind == NodeKind::alias) {
-        continue;
-      }
-      for (std::size_t at = 0; at < node.inputs.size(); ++at) {
-        const bool convolved = node.kind == NodeKind::convolution && at == 0 &&
-                               !(node.is_depthwise() && pairs_.partner[i] == no_node);
-        if (!convolved && !imports_[i]) {
-          refused[roots_[node.inputs[at]]] = true;
-        }
-      }
-    }
-    const auto choose = [&](std::size_t value) {
-      auto* found = buffers_[roots_[value]];
-      if (found != nullptr && !refused[roots_[value]] && found->channels <= few) {
-        found->planar = true;
-        // The last pair of a window of odd width reads a pixel more.
-        found->border[3] += plan_->in_bf16 ? 1 : 0;
-      }
-    };
-    choose(g.input);
-    for (std::size_t i = 0; i < g.nodes.size(); ++i) {
-      if (imports_[i]) {
-        choose(g.nodes[i].outputs[0]);
-      }
-    }
-  }
 
   void add(std::unique_ptr<Step> step, std::size_t node, const std::vector<std::size_t>& values) {
     plan_->scratch_floats = std::max(plan_->scratch_floats, (step->scratch() + 15) / 16 * 16);
@@ -233,7 +99,7 @@ class Planner {
 
   // Notes that the next entry uses `value`'s buffer.
   void touch(std::size_t value) {
-    const Buffer* found = buffers_[roots_[value]];
+    const Buffer* found = layout_->buffer(value);
     if (found == nullptr) {
       return;
     }
@@ -244,13 +110,13 @@ class Planner {
 
   void make_steps() {
     auto& g = graph();
-    if (buffers_[g.input] != nullptr) {
-      add(std::make_unique<ImportStep>(*buffers_[g.input], AlignedFloats(), AlignedFloats()),
-          no_node, {g.input});
+    if (const auto* input = layout_->buffer(g.input)) {
+      add(std::make_unique<ImportStep>(*input, AlignedFloats(), AlignedFloats()), no_node,
+          {g.input});
     }
     for (std::size_t i = 0; i < g.nodes.size(); ++i) {
       const auto& node = g.nodes[i];
-      if (node.removed || pairs_.joined[i] || node.kind == NodeKind::alias) {
+      if (node.removed || layout_->pairs().joined[i] || node.kind == NodeKind::alias) {
         continue;
       }
       if (node.kind == NodeKind::other) {
@@ -271,21 +137,21 @@ class Planner {
 
   void make_step(std::size_t index) {
     const auto& node = graph().nodes[index];
-    const Buffer& output = *buffers_[roots_[node.outputs[0]]];
+    const Buffer& output = *layout_->buffer(node.outputs[0]);
     std::vector<std::size_t> used = node.inputs;
     used.push_back(node.outputs[0]);
-    if (imports_[index]) {
+    if (layout_->imports()[index]) {
       add(std::make_unique<ImportStep>(output, kernels::pack_channels(node.scale, kernels_.width),
                                        kernels::pack_channels(node.bias, kernels_.width)),
           index, {node.outputs[0]});
       return;
     }
-    const Buffer* residual = node.residual ? buffers_[roots_[node.inputs.back()]] : nullptr;
+    const Buffer* residual = node.residual ? layout_->buffer(node.inputs.back()) : nullptr;
     if (node.is_depthwise()) {
       add_depthwise(index, output, residual, used);
       return;
     }
-    const Buffer& input = *buffers_[roots_[node.inputs[0]]];
+    const Buffer& input = *layout_->buffer(node.inputs[0]);
     switch (node.kind) {
       case NodeKind::convolution:
         add(std::make_unique<ConvolutionStep>(kernels_, node, input, residual, output,
@@ -297,12 +163,12 @@ class Planner {
         break;
       case NodeKind::gate:
         add(std::make_unique<PointwiseStep>(kernels_, node, input, residual,
-                                            buffers_[roots_[node.inputs[1]]], output,
+                                            layout_->buffer(node.inputs[1]), output,
                                             AlignedFloats(), AlignedFloats()),
             index, used);
         break;
       case NodeKind::add:
-        add(std::make_unique<PointwiseStep>(kernels_, node, input, buffers_[roots_[node.inputs[1]]],
+        add(std::make_unique<PointwiseStep>(kernels_, node, input, layout_->buffer(node.inputs[1]),
                                             nullptr, output, AlignedFloats(), AlignedFloats()),
             index, used);
         break;
@@ -321,11 +187,11 @@ class Planner {
   void add_depthwise(std::size_t index, const Buffer& output, const Buffer* residual,
                      std::vector<std::size_t> used) {
     const auto& node = graph().nodes[index];
-    const Node* pointwise =
-        pairs_.partner[index] == no_node ? nullptr : &graph().nodes[pairs_.partner[index]];
+    const std::size_t partner = layout_->pairs().partner[index];
+    const Node* pointwise = partner == no_node ? nullptr : &graph().nodes[partner];
     const std::size_t from = pointwise == nullptr ? node.inputs[0] : pointwise->inputs[0];
     used.push_back(from);
-    const Buffer& input = *buffers_[roots_[from]];
+    const Buffer& input = *layout_->buffer(from);
     // Rows between the two layers, beside the rows that are read and written: in the first-level
     // cache where vectors are wide, else where three vectors of wide images find room.
     const bool wide = kernels_.registers >= 32 && kernels_.round == nullptr;
@@ -352,14 +218,8 @@ class Planner {
           return kernels::pack_convolution(
               node.weight, node.bias,
               input.planar ? kernels::WindowOrder::planar : kernels::WindowOrder::channels_last,
-              kernels_.width, most, in_pairs(node, input));
+              kernels_.width, most, layout_->in_pairs(node, input));
         });
-  }
-
-  // Whether `node` is computed in bf16. Planes have pairs in windows of several adjacent pixels.
-  bool in_pairs(const Node& node, const Buffer& input) const {
-    return kernels_.round != nullptr &&
-           (!input.planar || (node.kernel[1] > 1 && node.dilation[1] == 1));
   }
 
   void place_buffers() {
@@ -376,10 +236,7 @@ class Planner {
   std::unique_ptr<Plan> plan_;
   const kernels::KernelTable& kernels_;
   PackCache& packs_;
-  std::vector<std::size_t> roots_;
-  Pairs pairs_;
-  std::vector<bool> imports_;
-  std::vector<Buffer*> buffers_;
+  std::unique_ptr<Layout> layout_;
   std::map<const Buffer*, std::pair<std::size_t, std::size_t>> lives_;
 };
 

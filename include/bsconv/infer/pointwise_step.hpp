@@ -36,8 +36,7 @@ class PointwiseStep : public Step {
     e.rows = end - begin;
     e.pixels = output_.width;
     e.vectors = output_.pixel / kernels_.width;
-    e.epilogue = epilogue_of(node_, residual_, frame.arena);
-    e.epilogue.residual = from(e.epilogue.residual, begin);
+    e.epilogue = from(epilogue_of(node_, residual_, output_, frame.arena), begin);
     kernels_.pointwise(e);
   }
 

@@ -19,6 +19,9 @@
 
 namespace bsconv::infer {
 
+/// The floats whose memory holds `count` numbers in bf16.
+inline int64_t floats_of_rounded(int64_t count) { return (count + 1) / 2; }
+
 /// Where an image lies in an arena. Rows may have zeros around them for the windows of
 /// convolutions.
 struct Buffer {
@@ -38,9 +41,13 @@ struct Buffer {
   int64_t row = 0;
   /// Floats from a channel to the next, if planar.
   int64_t plane = 0;
-  /// Where it starts in the arena, and its floats.
+  /// Whether the arena has it in floats.
+  bool in_floats = true;
+  /// Whether the arena has it in bf16, at the same distances.
+  bool in_bf16 = false;
+  /// Where it starts in the arena: the floats, then the numbers in bf16.
   std::size_t offset = 0;
-  /// Its floats.
+  /// The floats of the arena that it takes.
   std::size_t floats = 0;
 
   /// Works out the distances, for vectors of `vector` floats.
@@ -50,17 +57,29 @@ struct Buffer {
     pixel = planar ? 1 : (channels + vector - 1) / vector * vector;
     row = columns * pixel;
     plane = planar ? rows * row : 0;
-    // A kernel may read a vector beyond the last pixel.
-    floats = static_cast<std::size_t>(planar ? channels * plane : rows * row);
+    const auto numbers = static_cast<std::size_t>(planar ? channels * plane : rows * row);
+    rounded_offset = in_floats ? (numbers + line - 1) / line * line : 0;
+    floats = in_floats ? numbers : 0;
+    if (in_bf16) {
+      floats = rounded_offset +
+               static_cast<std::size_t>(floats_of_rounded(static_cast<int64_t>(numbers)));
+    }
   }
 
-  /// The first pixel in `arena`.
-  float* at(float* arena) const { return arena + offset + border[0] * row + border[1] * pixel; }
+  /// The first pixel in `arena`; null if it isn't there in floats.
+  float* at(float* arena) const {
+    return in_floats ? arena + offset + border[0] * row + border[1] * pixel : nullptr;
+  }
 
   /// The image in `arena`.
   kernels::Image<float> image(float* arena) const { return {at(arena), row, pixel}; }
   /// The same to read.
   kernels::Image<const float> input(float* arena) const { return {at(arena), row, pixel}; }
+  /// The image in bf16; its data are null if it isn't there.
+  kernels::Image<uint16_t> rounded(float* arena) const {
+    return {in_bf16 ? start_of_rounded(arena) + border[0] * row + border[1] * pixel : nullptr, row,
+            pixel};
+  }
 
   /// Whether its pixels lie together.
   bool is_dense() const { return !planar && row == width * pixel; }
@@ -70,20 +89,41 @@ struct Buffer {
     if (border == std::array<int64_t, 4>{0, 0, 0, 0}) {
       return;
     }
+    if (in_floats) {
+      clear_border_of(arena + offset, begin, end);
+    }
+    if (in_bf16) {
+      clear_border_of(start_of_rounded(arena), begin, end);
+    }
+  }
+
+ private:
+  // Floats in a cache line.
+  static constexpr std::size_t line = 16;
+
+  uint16_t* start_of_rounded(float* arena) const {
+    return reinterpret_cast<uint16_t*>(arena + offset + rounded_offset);
+  }
+
+  template <class Number>
+  void clear_border_of(Number* start, int64_t begin, int64_t end) const {
     for (int64_t c = 0; c < (planar ? channels : 1); ++c) {
-      float* first = arena + offset + c * plane;
+      Number* first = start + c * plane;
       const int64_t top = begin == 0 ? 0 : border[0] + begin;
       const int64_t bottom = end == height ? border[0] + height + border[2] : border[0] + end;
       for (int64_t y = top; y < bottom; ++y) {
-        float* line = first + y * row;
+        Number* at = first + y * row;
         const bool inside = y >= border[0] && y < border[0] + height;
-        std::fill_n(line, (inside ? border[1] : border[1] + width + border[3]) * pixel, 0.0F);
+        std::fill_n(at, (inside ? border[1] : border[1] + width + border[3]) * pixel, Number{});
         if (inside) {
-          std::fill_n(line + (border[1] + width) * pixel, border[3] * pixel, 0.0F);
+          std::fill_n(at + (border[1] + width) * pixel, border[3] * pixel, Number{});
         }
       }
     }
   }
+
+  // From the start to the numbers in bf16.
+  std::size_t rounded_offset = 0;
 };
 
 /// What a step works on: one image of a batch.
@@ -163,11 +203,13 @@ inline std::string describe_epilogue(const Node& node) {
   return text;
 }
 
-/// The epilogue of `node`, whose residual lies in `residual`.
-inline kernels::Epilogue epilogue_of(const Node& node, const Buffer* residual, float* arena) {
+/// The epilogue of `node`, whose residual lies in `residual` and whose results go to `output`.
+inline kernels::Epilogue epilogue_of(const Node& node, const Buffer* residual, const Buffer& output,
+                                     float* arena) {
   kernels::Epilogue epilogue;
   epilogue.before = node.before;
   epilogue.after = node.after;
+  epilogue.rounded = output.rounded(arena);
   if (residual != nullptr) {
     epilogue.residual = residual->input(arena);
   }
@@ -181,16 +223,22 @@ inline int64_t rows_in_band(int64_t floats) {
   return std::max<int64_t>(1, band_floats / floats);
 }
 
-/// The floats of scratch memory that hold `count` numbers in bf16.
-inline int64_t floats_of_rounded(int64_t count) { return (count + 1) / 2; }
-
-/// `image` from `row` and `pixel` on.
-template <class Float>
-kernels::Image<Float> from(kernels::Image<Float> image, int64_t row, int64_t pixel = 0) {
+/// `image` from `row`, `pixel` and `channel` on.
+template <class Number>
+kernels::Image<Number> from(kernels::Image<Number> image, int64_t row, int64_t pixel = 0,
+                            int64_t channel = 0) {
   if (image.data != nullptr) {
-    image.data += row * image.row + pixel * image.pixel;
+    image.data += row * image.row + pixel * image.pixel + channel;
   }
   return image;
+}
+
+/// `epilogue` for what lies from `row`, `pixel` and `channel` on.
+inline kernels::Epilogue from(kernels::Epilogue epilogue, int64_t row, int64_t pixel = 0,
+                              int64_t channel = 0) {
+  epilogue.residual = from(epilogue.residual, row, pixel, channel);
+  epilogue.rounded = from(epilogue.rounded, row, pixel, channel);
+  return epilogue;
 }
 
 }  // namespace bsconv::infer

@@ -42,6 +42,9 @@ struct Epilogue {
   Activation after = Activation::identity;
   /// Added in between; the size of the output. May be absent.
   Image<const float> residual;
+  /// Where results go in bf16; the size of the output. May be absent, and is for kernels without
+  /// `KernelTable::round`. If it is there, the output may be absent.
+  Image<uint16_t> rounded;
 };
 
 /// A convolution that sums over channels, for some rows and one panel of output channels.

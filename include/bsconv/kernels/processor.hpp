@@ -32,7 +32,7 @@ inline const KernelTable* bf16_table_of_processor() {
 #if defined(__x86_64__)
   if (__builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vl") &&
       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq")) {
-    return &avx512_bf16::table;
+    return &avx512_bf16::bf16_table;
   }
 #endif
   return nullptr;

@@ -5,6 +5,7 @@
 //   BSCONV_SIMD_TARGET     the attribute that allows its instructions
 //   BSCONV_SIMD_BYTES      the size of a vector
 //   BSCONV_SIMD_REGISTERS  the number of vector registers
+//   BSCONV_SIMD_BF16       defined if it has instructions for bf16
 // Every function here carries the attribute, so the rest of a program needs no compiler flags.
 
 #define BSCONV_SIMD_INLINE inline __attribute__((always_inline)) BSCONV_SIMD_TARGET
@@ -24,6 +25,12 @@ BSCONV_SIMD_INLINE Vector load(const float* from) {
 BSCONV_SIMD_INLINE void store(float* to, Vector value) {
   *reinterpret_cast<Unaligned*>(to) = value;
 }
+
+#if defined(BSCONV_SIMD_BF16)
+BSCONV_SIMD_INLINE void store_rounded(uint16_t* to, Vector value) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), (__m256i)_mm512_cvtneps_pbh(value));
+}
+#endif
 
 // Subtracting zero, unlike adding it, changes no value at all and costs no instruction.
 BSCONV_SIMD_INLINE Vector broadcast(float value) { return value - Vector{}; }
@@ -106,11 +113,38 @@ BSCONV_SIMD_INLINE void activate(Vector (&values)[Count], Activation activation)
   }
 }
 
+template <class Number>
+inline Number* moved(Number* from, int64_t by) {
+  return from == nullptr ? nullptr : from + by;
+}
+
+// Where the results of some pixels go, and what is added to them; see `Epilogue`.
+struct Place {
+  const float* residual;
+  float* output;
+  uint16_t* rounded;
+};
+
+// The place of `row`'s pixels from `channel` on.
+inline Place place_of(const Epilogue& epilogue, const Image<float>& output, int64_t row,
+                      int64_t channel) {
+  return {moved(epilogue.residual.data, row * epilogue.residual.row + channel),
+          moved(output.data, row * output.row + channel),
+          moved(epilogue.rounded.data, row * epilogue.rounded.row + channel)};
+}
+
+inline void advance(Place& place, const Epilogue& epilogue, const Image<float>& output,
+                    int64_t pixels) {
+  place.residual = moved(place.residual, pixels * epilogue.residual.pixel);
+  place.output = moved(place.output, pixels * output.pixel);
+  place.rounded = moved(place.rounded, pixels * epilogue.rounded.pixel);
+}
+
 // Applies the epilogue to `Pixels` adjacent pixels of `Vectors` vectors and stores them.
 template <int Pixels, int Vectors>
 BSCONV_SIMD_INLINE void finish(Vector (&values)[Pixels * Vectors], const Epilogue& epilogue,
-                               const float* residual, float* output, int64_t output_pixel,
-                               int64_t output_vector) {
+                               const Place& place, int64_t output_pixel, int64_t output_vector) {
+  const float* residual = place.residual;
   activate(values, epilogue.before);
   if (residual != nullptr) {
 #pragma GCC unroll 64
@@ -122,24 +156,35 @@ BSCONV_SIMD_INLINE void finish(Vector (&values)[Pixels * Vectors], const Epilogu
     }
   }
   activate(values, epilogue.after);
+#if defined(BSCONV_SIMD_BF16)
+  if (place.rounded != nullptr) {
+#pragma GCC unroll 64
+    for (int p = 0; p < Pixels; ++p) {
+#pragma GCC unroll 8
+      for (int v = 0; v < Vectors; ++v) {
+        store_rounded(place.rounded + p * epilogue.rounded.pixel + v * width,
+                      values[p * Vectors + v]);
+      }
+    }
+    if (place.output == nullptr) {
+      return;
+    }
+  }
+#endif
 #pragma GCC unroll 64
   for (int p = 0; p < Pixels; ++p) {
 #pragma GCC unroll 8
     for (int v = 0; v < Vectors; ++v) {
-      store(output + p * output_pixel + v * output_vector, values[p * Vectors + v]);
+      store(place.output + p * output_pixel + v * output_vector, values[p * Vectors + v]);
     }
   }
 }
 
-// `Pixel` is the distance between windows if it is known, otherwise 0; `Single` says that segments
-// have one float.
-template <int Pixels, int Vectors, int Pixel, bool Single>
-BSCONV_SIMD_TARGET __attribute__((noinline)) inline void convolve_tile(const Convolution& c,
-                                                                       const float* input,
-                                                                       const float* residual,
-                                                                       float* output) {
-  Vector sums[Pixels * Vectors];
-  const float* start = c.first ? c.bias : output;
+// What the sums of a tile start from.
+template <int Pixels, int Vectors>
+BSCONV_SIMD_INLINE void start_sums(const Convolution& c, const Place& place,
+                                   Vector (&sums)[Pixels * Vectors]) {
+  const float* start = c.first ? c.bias : place.output;
   const int64_t start_pixel = c.first ? 0 : c.output.pixel;
   const int64_t start_vector = c.first ? width : c.output_vector;
 #pragma GCC unroll 64
@@ -149,6 +194,28 @@ BSCONV_SIMD_TARGET __attribute__((noinline)) inline void convolve_tile(const Con
       sums[p * Vectors + v] = load(start + p * start_pixel + v * start_vector);
     }
   }
+}
+
+// Stores the sums of a tile, complete or not.
+template <int Pixels, int Vectors>
+BSCONV_SIMD_INLINE void finish_sums(const Convolution& c, const Place& place,
+                                    Vector (&sums)[Pixels * Vectors]) {
+  if (c.last) {
+    finish<Pixels, Vectors>(sums, c.epilogue, place, c.output.pixel, c.output_vector);
+  } else {
+    finish<Pixels, Vectors>(sums, Epilogue{}, Place{nullptr, place.output, nullptr}, c.output.pixel,
+                            c.output_vector);
+  }
+}
+
+// `Pixel` is the distance between windows if it is known, otherwise 0; `Single` says that segments
+// have one float.
+template <int Pixels, int Vectors, int Pixel, bool Single>
+BSCONV_SIMD_TARGET __attribute__((noinline)) inline void convolve_tile(const Convolution& c,
+                                                                       const float* input,
+                                                                       const Place& place) {
+  Vector sums[Pixels * Vectors];
+  start_sums<Pixels, Vectors>(c, place, sums);
   const float* weights = c.weights;
   const int64_t pixel = Pixel != 0 ? Pixel : c.input.pixel;
   const int64_t depth = Single ? 1 : c.depth;
@@ -175,11 +242,7 @@ BSCONV_SIMD_TARGET __attribute__((noinline)) inline void convolve_tile(const Con
       }
     }
   }
-  if (c.last) {
-    finish<Pixels, Vectors>(sums, c.epilogue, residual, output, c.output.pixel, c.output_vector);
-  } else {
-    finish<Pixels, Vectors>(sums, Epilogue{}, nullptr, output, c.output.pixel, c.output_vector);
-  }
+  finish_sums<Pixels, Vectors>(c, place, sums);
 }
 
 // The most pixels of a tile whose sums, weights and one value fit the registers. Where distances
@@ -189,7 +252,7 @@ template <int Vectors, int Pixel>
 constexpr int largest_tile = std::min((registers - 1 - Vectors) / Vectors,
                                       Vectors > 1 ? 14 : (Pixel != 0 ? 16 : 11));
 
-using ConvolveTile = void (*)(const Convolution&, const float*, const float*, float*);
+using ConvolveTile = void (*)(const Convolution&, const float*, const Place&);
 
 template <int Vectors, int Pixel, bool Single, std::size_t... Pixels>
 constexpr std::array<ConvolveTile, sizeof...(Pixels)> convolve_tiles(
@@ -204,19 +267,16 @@ BSCONV_SIMD_INLINE void convolve_rows(const Convolution& c, const Number* window
                                       const std::array<Tile, Largest>& by_pixels) {
   constexpr auto largest = static_cast<int64_t>(Largest);
   const int64_t tiles = (c.pixels + largest - 1) / largest;
-  const auto& residual = c.epilogue.residual;
   for (int64_t row = 0; row < c.rows; ++row) {
     const Number* input = windows + row * c.input.row;
-    const float* added = residual.data == nullptr ? nullptr : residual.data + row * residual.row;
-    float* output = c.output.data + row * c.output.row;
+    Place place = place_of(c.epilogue, c.output, row, 0);
     int64_t left = c.pixels;
     for (int64_t tile = tiles; tile > 0; --tile) {
       const int64_t pixels = (left + tile - 1) / tile;
-      by_pixels[static_cast<std::size_t>(pixels - 1)](c, input, added, output);
+      by_pixels[static_cast<std::size_t>(pixels - 1)](c, input, place);
       left -= pixels;
       input += pixels * c.input.pixel;
-      added = added == nullptr ? nullptr : added + pixels * residual.pixel;
-      output += pixels * c.output.pixel;
+      advance(place, c.epilogue, c.output, pixels);
     }
   }
 }
@@ -234,7 +294,7 @@ template <int Depth, int Vectors, bool Single, int Pixels>
 BSCONV_SIMD_INLINE void resident_tile(const Convolution& c,
                                       const Vector (&weights)[Depth * Vectors],
                                       const int64_t (&offsets)[Depth], const float* input,
-                                      const float* residual, float* output) {
+                                      const Place& place) {
   Vector sums[Pixels * Vectors];
 #pragma GCC unroll 16
   for (int p = 0; p < Pixels; ++p) {
@@ -258,7 +318,7 @@ BSCONV_SIMD_INLINE void resident_tile(const Convolution& c,
       }
     }
   }
-  finish<Pixels, Vectors>(sums, c.epilogue, residual, output, c.output.pixel, c.output_vector);
+  finish<Pixels, Vectors>(sums, c.epilogue, place, c.output.pixel, c.output_vector);
 }
 
 template <int Depth, int Vectors, bool Single>
@@ -274,24 +334,19 @@ BSCONV_SIMD_TARGET inline void convolve_resident(const Convolution& c) {
       weights[k * Vectors + v] = load(c.weights + (k * Vectors + v) * width);
     }
   }
-  const auto& residual = c.epilogue.residual;
   for (int64_t row = 0; row < c.rows; ++row) {
     const float* input = c.input.data + row * c.input.row + (Single ? 0 : c.segments[0]);
-    const float* added = residual.data == nullptr ? nullptr : residual.data + row * residual.row;
-    float* output = c.output.data + row * c.output.row;
-    const auto advance = [&](int64_t pixels) {
-      input += pixels * c.input.pixel;
-      added = added == nullptr ? nullptr : added + pixels * residual.pixel;
-      output += pixels * c.output.pixel;
-    };
+    Place place = place_of(c.epilogue, c.output, row, 0);
     int64_t left = c.pixels;
     for (; left >= most; left -= most) {
-      resident_tile<Depth, Vectors, Single, most>(c, weights, offsets, input, added, output);
-      advance(most);
+      resident_tile<Depth, Vectors, Single, most>(c, weights, offsets, input, place);
+      input += most * c.input.pixel;
+      advance(place, c.epilogue, c.output, most);
     }
     for (; left > 0; --left) {
-      resident_tile<Depth, Vectors, Single, 1>(c, weights, offsets, input, added, output);
-      advance(1);
+      resident_tile<Depth, Vectors, Single, 1>(c, weights, offsets, input, place);
+      input += c.input.pixel;
+      advance(place, c.epilogue, c.output, 1);
     }
   }
 }
@@ -350,8 +405,7 @@ BSCONV_SIMD_TARGET inline void convolve(const Convolution& c) {
 // One row of `Pixels` results of one vector of channels, kernel and stride known.
 template <int Kernel, int Stride, int Pixels>
 BSCONV_SIMD_INLINE void depthwise_tile(const Depthwise& d, const Vector (&weights)[Kernel * Kernel],
-                                       Vector bias, const float* input, const float* residual,
-                                       float* output) {
+                                       Vector bias, const float* input, const Place& place) {
   constexpr int columns = (Pixels - 1) * Stride + Kernel;
   Vector sums[Pixels];
 #pragma GCC unroll 16
@@ -372,13 +426,12 @@ BSCONV_SIMD_INLINE void depthwise_tile(const Depthwise& d, const Vector (&weight
       }
     }
   }
-  finish<Pixels, 1>(sums, d.epilogue, residual, output, d.output.pixel, width);
+  finish<Pixels, 1>(sums, d.epilogue, place, d.output.pixel, width);
 }
 
 template <int Kernel, int Stride>
 BSCONV_SIMD_TARGET inline void depthwise_square(const Depthwise& d) {
   constexpr int largest = registers >= Kernel * Kernel + 10 ? 8 : 4;
-  const auto& residual = d.epilogue.residual;
   for (int64_t v = 0; v < d.vectors; ++v) {
     Vector weights[Kernel * Kernel];
 #pragma GCC unroll 32
@@ -388,32 +441,29 @@ BSCONV_SIMD_TARGET inline void depthwise_square(const Depthwise& d) {
     const Vector bias = load(d.bias + v * width);
     for (int64_t row = 0; row < d.rows; ++row) {
       const float* input = d.input + v * d.input_vector + row * Stride * d.input_row;
-      const float* added =
-          residual.data == nullptr ? nullptr : residual.data + row * residual.row + v * width;
-      float* output = d.output.data + row * d.output.row + v * width;
+      Place place = place_of(d.epilogue, d.output, row, v * width);
       int64_t left = d.pixels;
-      const auto advance = [&](int64_t pixels) {
+      const auto go_on = [&](int64_t pixels) {
         input += pixels * Stride * width;
-        added = added == nullptr ? nullptr : added + pixels * residual.pixel;
-        output += pixels * d.output.pixel;
+        advance(place, d.epilogue, d.output, pixels);
       };
       if constexpr (largest == 8) {
         for (; left == 7 || left == 14; left -= 7) {
-          depthwise_tile<Kernel, Stride, 7>(d, weights, bias, input, added, output);
-          advance(7);
+          depthwise_tile<Kernel, Stride, 7>(d, weights, bias, input, place);
+          go_on(7);
         }
         for (; left >= 8; left -= 8) {
-          depthwise_tile<Kernel, Stride, 8>(d, weights, bias, input, added, output);
-          advance(8);
+          depthwise_tile<Kernel, Stride, 8>(d, weights, bias, input, place);
+          go_on(8);
         }
       }
       for (; left >= 4; left -= 4) {
-        depthwise_tile<Kernel, Stride, 4>(d, weights, bias, input, added, output);
-        advance(4);
+        depthwise_tile<Kernel, Stride, 4>(d, weights, bias, input, place);
+        go_on(4);
       }
       for (; left > 0; --left) {
-        depthwise_tile<Kernel, Stride, 1>(d, weights, bias, input, added, output);
-        advance(1);
+        depthwise_tile<Kernel, Stride, 1>(d, weights, bias, input, place);
+        go_on(1);
       }
     }
   }
@@ -423,7 +473,7 @@ BSCONV_SIMD_TARGET inline void depthwise_square(const Depthwise& d) {
 template <int Pixels>
 BSCONV_SIMD_INLINE void depthwise_any_tile(const Depthwise& d, const float* weights,
                                            const float* bias, const float* input,
-                                           const float* residual, float* output) {
+                                           const Place& place) {
   Vector sums[Pixels];
 #pragma GCC unroll 16
   for (int p = 0; p < Pixels; ++p) {
@@ -440,29 +490,28 @@ BSCONV_SIMD_INLINE void depthwise_any_tile(const Depthwise& d, const float* weig
       }
     }
   }
-  finish<Pixels, 1>(sums, d.epilogue, residual, output, d.output.pixel, width);
+  finish<Pixels, 1>(sums, d.epilogue, place, d.output.pixel, width);
 }
 
 BSCONV_SIMD_TARGET inline void depthwise_any(const Depthwise& d) {
-  const auto& residual = d.epilogue.residual;
   for (int64_t v = 0; v < d.vectors; ++v) {
     const float* weights = d.weights + v * d.kernel[0] * d.kernel[1] * width;
     const float* bias = d.bias + v * width;
     for (int64_t row = 0; row < d.rows; ++row) {
-      for (int64_t p = 0; p < d.pixels;) {
-        const float* input = d.input + v * d.input_vector + row * d.stride[0] * d.input_row +
-                             p * d.stride[1] * width;
-        const float* added = residual.data == nullptr ? nullptr
-                                                      : residual.data + row * residual.row +
-                                                            p * residual.pixel + v * width;
-        float* output = d.output.data + row * d.output.row + p * d.output.pixel + v * width;
-        if (d.pixels - p >= 8) {
-          depthwise_any_tile<8>(d, weights, bias, input, added, output);
-          p += 8;
-        } else {
-          depthwise_any_tile<1>(d, weights, bias, input, added, output);
-          p += 1;
-        }
+      const float* input = d.input + v * d.input_vector + row * d.stride[0] * d.input_row;
+      Place place = place_of(d.epilogue, d.output, row, v * width);
+      const auto go_on = [&](int64_t pixels) {
+        input += pixels * d.stride[1] * width;
+        advance(place, d.epilogue, d.output, pixels);
+      };
+      int64_t left = d.pixels;
+      for (; left >= 8; left -= 8) {
+        depthwise_any_tile<8>(d, weights, bias, input, place);
+        go_on(8);
+      }
+      for (; left > 0; --left) {
+        depthwise_any_tile<1>(d, weights, bias, input, place);
+        go_on(1);
       }
     }
   }
@@ -491,11 +540,11 @@ BSCONV_SIMD_TARGET inline void depthwise(const Depthwise& d) {
 
 template <int Count>
 BSCONV_SIMD_INLINE void pointwise_vectors(const Pointwise& e, const float* input,
-                                          const float* residual, float* output, int64_t v) {
+                                          const Place& pixel, int64_t v) {
   Vector values[Count];
 #pragma GCC unroll 8
   for (int i = 0; i < Count; ++i) {
-    values[i] = load(input + i * width);
+    values[i] = load(input + (v + i) * width);
     if (e.scale != nullptr) {
       values[i] *= load(e.scale + (v + i) * width);
     }
@@ -503,27 +552,25 @@ BSCONV_SIMD_INLINE void pointwise_vectors(const Pointwise& e, const float* input
       values[i] += load(e.shift + (v + i) * width);
     }
   }
-  finish<1, Count>(values, e.epilogue, residual, output, 0, width);
+  const Place place{moved(pixel.residual, v * width), moved(pixel.output, v * width),
+                    moved(pixel.rounded, v * width)};
+  finish<1, Count>(values, e.epilogue, place, 0, width);
 }
 
 BSCONV_SIMD_TARGET inline void pointwise(const Pointwise& e) {
-  const auto& residual = e.epilogue.residual;
   for (int64_t row = 0; row < e.rows; ++row) {
+    const float* input = e.input.data + row * e.input.row;
+    Place place = place_of(e.epilogue, e.output, row, 0);
     for (int64_t p = 0; p < e.pixels; ++p) {
-      const float* input = e.input.data + row * e.input.row + p * e.input.pixel;
-      const float* added = residual.data == nullptr
-                               ? nullptr
-                               : residual.data + row * residual.row + p * residual.pixel;
-      float* output = e.output.data + row * e.output.row + p * e.output.pixel;
       int64_t v = 0;
       for (; v + 4 <= e.vectors; v += 4) {
-        pointwise_vectors<4>(e, input + v * width, added == nullptr ? added : added + v * width,
-                             output + v * width, v);
+        pointwise_vectors<4>(e, input, place, v);
       }
       for (; v < e.vectors; ++v) {
-        pointwise_vectors<1>(e, input + v * width, added == nullptr ? added : added + v * width,
-                             output + v * width, v);
+        pointwise_vectors<1>(e, input, place, v);
       }
+      input += e.input.pixel;
+      advance(place, e.epilogue, e.output, 1);
     }
   }
 }
