@@ -165,6 +165,17 @@ TEST(FusedLayers, StepsEqualLibTorchsOnImagesOfManyBands) {
   expect_same_step(chain_of(s, true, false, 128), torch::randn({3, 64, 40, 37}));
 }
 
+// Images of few pixels wait for others before their gradients are added up.
+TEST(FusedLayers, StepsEqualLibTorchsOnManySmallImages) {
+  torch::manual_seed(11);
+  for (const int64_t size : {1, 3, 5, 7}) {
+    const bsconv::BSConvU u(bsconv::BSConvUOptions(24, 32, 3).padding(1).bias(false));
+    expect_same_step(chain_of(u, true, true, 32), torch::randn({75, 24, size, size}), 1e-3);
+    const bsconv::BSConvS s(bsconv::BSConvSOptions(40, 48, 3).padding(1).bias(false).with_bn(true));
+    expect_same_step(chain_of(s, true, false, 48), torch::randn({75, 40, size, size}), 1e-3);
+  }
+}
+
 // Values far from zero lose no more precision than LibTorch's.
 TEST(FusedLayers, BatchNormOfValuesFarFromZero) {
   torch::manual_seed(5);

@@ -70,9 +70,7 @@ class BlockBackward {
     if (inner.by_middle.defined() && needs_input_gradient) {
       const auto by_middle = statistics_gradient();
       ImageParts(x_.images).run([&](int64_t, int64_t begin, int64_t end) {
-        for (int64_t image = begin; image < end; ++image) {
-          add_statistics_gradient(*by_middle, image);
-        }
+        add_statistics_gradient(*by_middle, begin, end - begin);
       });
     }
     if (needs_input_gradient && padded_ != mid_) {
@@ -165,11 +163,12 @@ class BlockBackward {
     kernels_.normalization_gradient(n);
   }
 
-  // What follows for `pixels` pixels of the gradient of the pointwise convolution's output.
-  void pointwise_gradients(int64_t image, int64_t first_row, const float* gradient, int64_t pixels,
+  // What follows for `pixels` pixels of the gradient of the pointwise convolution's output, from
+  // the `first` of all images on.
+  void pointwise_gradients(int64_t first, const float* gradient, int64_t pixels,
                            const PackedPointwise& back, const Sums& to) const {
     kernels::OuterProducts o;
-    o.left = u_.at(image, first_row);
+    o.left = u_.data + first * u_.channels;
     o.left_pixel = u_.channels;
     o.rows = mid_;
     o.right = gradient;
@@ -187,7 +186,7 @@ class BlockBackward {
       kernels_.moments(m);
     }
     if (needs_middle_gradient_) {
-      back.run({gradient, 0, out_}, {e_.at(image, first_row), 0, padded_}, width_, 1, pixels);
+      back.run({gradient, 0, out_}, {e_.data + first * padded_, 0, padded_}, width_, 1, pixels);
     }
   }
 
@@ -212,13 +211,17 @@ class BlockBackward {
     d.pixels = u_.width;
     float* gradient = scratch(0, vectors * d.gradient_plane);
     float* input = pointwise ? scratch(1, vectors * d.input_plane) : nullptr;
-    float* pixels = scratch(2, band * d.input_gradient_row);
+    // Small images wait for each other.
+    const int64_t together = std::max(band * u_.width, few_pixels);
+    float* pixels = scratch(2, together * out_);
     std::fill_n(gradient, vectors * d.gradient_plane, 0.0F);
     d.gradient = gradient;
     d.input = input;
-    d.input_gradient = pixels;
+    int64_t waiting_from = begin * u_.pixels();
     for (int64_t image = begin; image < end; ++image) {
       for (int64_t first = 0; first < u_.height; first += band) {
+        const int64_t pixel = image * u_.pixels() + first * u_.width;
+        d.input_gradient = pixels + (pixel - waiting_from) * out_;
         d.rows = std::min(band, u_.height - first);
         if (pointwise) {
           pointwise->run({u_.at(image, first), 0, u_.channels}, {input, 0, width_}, d.input_plane,
@@ -242,7 +245,11 @@ class BlockBackward {
             gradient + (inside - top) * d.gradient_row + (halo[1] - g.padding[1]) * width_,
             d.gradient_row, d.gradient_plane);
         kernels_.depthwise_gradient(d);
-        pointwise_gradients(image, first, pixels, d.rows * u_.width, back, to);
+        const int64_t next = pixel + d.rows * u_.width;
+        if (next - waiting_from + band * u_.width > together || next == end * u_.pixels()) {
+          pointwise_gradients(waiting_from, pixels, next - waiting_from, back, to);
+          waiting_from = next;
+        }
       }
     }
   }
@@ -288,7 +295,7 @@ class BlockBackward {
         copy.vectors = 1;
         kernels_.normalization_gradient(copy);
       }
-      pointwise_gradients(image, 0, pixels, u_.pixels(), back, to);
+      pointwise_gradients(image * u_.pixels(), pixels, u_.pixels(), back, to);
     }
   }
 
@@ -301,9 +308,10 @@ class BlockBackward {
     return result;
   }
 
-  void add_statistics_gradient(const PackedPointwise& by_middle, int64_t image) const {
+  void add_statistics_gradient(const PackedPointwise& by_middle, int64_t image,
+                               int64_t images) const {
     float* to = e_.at(image);
-    by_middle.run({u_.at(image), 0, u_.channels}, {to, 0, padded_}, width_, 1, u_.pixels(),
+    by_middle.run({u_.at(image), 0, u_.channels}, {to, 0, padded_}, width_, 1, images * u_.pixels(),
                   {to, 0, padded_});
   }
 
@@ -326,9 +334,12 @@ class BlockBackward {
     }
     const auto by_middle = statistics_gradient();
     parts.run([&](int64_t part, int64_t begin, int64_t end) {
-      for (int64_t image = begin; image < end; ++image) {
+      const int64_t together = std::max<int64_t>(1, few_pixels / x_.pixels());
+      for (int64_t image = begin; image < end; image += together) {
+        const int64_t images = std::min(together, end - image);
+        const int64_t pixels = images * x_.pixels();
         if (by_middle) {
-          add_statistics_gradient(*by_middle, image);
+          add_statistics_gradient(*by_middle, image, images);
         }
         kernels::OuterProducts o;
         o.left = x_.at(image);
@@ -338,10 +349,10 @@ class BlockBackward {
         o.right_pixel = padded_;
         o.vectors = padded_ / width_;
         o.sums = products.of(part);
-        o.pixels = x_.pixels();
+        o.pixels = pixels;
         kernels_.outer_products(o);
         if (back) {
-          back->run({e_.at(image), 0, padded_}, {to.at(image), 0, in}, width_, 1, x_.pixels());
+          back->run({e_.at(image), 0, padded_}, {to.at(image), 0, in}, width_, 1, pixels);
         }
       }
     });
@@ -352,6 +363,9 @@ class BlockBackward {
       input_gradient.copy_(padded.narrow(3, 0, x_.channels).permute({0, 3, 1, 2}));
     }
   }
+
+  // Over fewer pixels, sums of products take as long to read and write as to add up.
+  static constexpr int64_t few_pixels = 64;
 
   const TrainingBlock& block_;
   const kernels::TrainingKernelTable& kernels_;
