@@ -272,7 +272,8 @@ TEST_F(Cli, WrongArgumentsExitWithTwo) {
       {{"bench", "cifar_resnet21"}, "cifar_resnet21"},
       {{"bench", "cifar_resnet20", "--batch", "0"}, "--batch"},
       {{"bench", "cifar_resnet20", "--dtype", "f64"}, "--dtype"},
-      {{"bench", "cifar_resnet20", "--dtype", "f16"}, "on this processor --dtype must be f32"},
+      {{"bench", "cifar_resnet20", "--dtype", "f16"},
+       "on the CPU the dtype must be float32 or bfloat16, got Half"},
       {{"train", "--no-such-flag"}, "--no-such-flag"},
       {{"train", "--epochs", "many"}, "--epochs: 'many' is not a whole number"},
       {{"train", "--optimizer", "adam"}, "the nearest is 'adamw'"},
@@ -389,6 +390,7 @@ TEST_F(Cli, WritesIntoANewFolderUnderRunsByDefault) {
       {"train", "--architecture", "cifar_mobilenetv1_w1d4_bsconvu", "--epochs", "0"});
   const auto result = process.wait();
   EXPECT_EQ(result.code, 0) << result.output;
+  EXPECT_THAT(result.output, HasSubstr("no epoch was asked for: no checkpoint"));
   EXPECT_TRUE(std::filesystem::exists(process.directory() /
                                       "runs/cifar_mobilenetv1_w1d4_bsconvu_digits_1"));
 }

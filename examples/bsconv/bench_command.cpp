@@ -55,6 +55,16 @@ torch::Dtype parse_dtype(const std::string& name) {
   return name == "bf16" ? torch::kBFloat16 : name == "f16" ? torch::kHalf : torch::kFloat;
 }
 
+const bsconv::kernels::KernelTable& kernels_for(const BenchArguments& arguments,
+                                                torch::Device device) {
+  try {
+    return bsconv::kernels::find_kernels(
+        arguments.kernels, device.is_cpu() ? parse_dtype(arguments.dtype) : torch::kFloat);
+  } catch (const c10::Error& error) {
+    throw UsageError(std::string("bench: ") + error.what_without_backtrace());
+  }
+}
+
 void bench_model(const BenchArguments& arguments, const std::string& name, torch::Device device,
                  double peak) {
   const int64_t side = input_size(name);
@@ -146,20 +156,8 @@ void run_bench(const BenchArguments& arguments) {
                      arguments.device + "; -DBSCONV_TORCH_CUDA=ON builds for GPUs too");
   }
 #endif
-  const auto* in_bf16 =
-      device.is_cpu() && arguments.dtype == "bf16" ? bsconv::kernels::bf16_kernels() : nullptr;
-  if (device.is_cpu() && arguments.dtype != "f32" && in_bf16 == nullptr) {
-    throw UsageError("bench: on this processor --dtype must be f32" +
-                     std::string(bsconv::kernels::bf16_kernels() != nullptr ? " or bf16" : "") +
-                     ", got " + arguments.dtype);
-  }
-  if (in_bf16 != nullptr && !arguments.kernels.empty() && arguments.kernels != in_bf16->name) {
-    throw UsageError("bench: with --dtype bf16, --kernels must be " + std::string(in_bf16->name) +
-                     ", got " + arguments.kernels);
-  }
   const torch::NoGradGuard no_grad;
-  const auto& kernels =
-      in_bf16 != nullptr ? *in_bf16 : bsconv::kernels::find_kernels(arguments.kernels);
+  const auto& kernels = kernels_for(arguments, device);
   const double peak = device.is_cpu() ? measured_peak(kernels, torch::get_num_threads()) : 0.0;
   if (arguments.format == "table") {
     print_header(arguments, peak, device.is_cpu() ? kernels.name : device.str());

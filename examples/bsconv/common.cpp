@@ -67,9 +67,10 @@ bsconv::weights::WeightFile load_model_weights(const std::filesystem::path& path
     file.metadata = {{"architecture", card.architecture}, {"dataset", card.dataset}};
     return file;
   }
-  auto file = bsconv::weights::load_weights(path, bsconv::weights::PthOptions().key(key));
+  const auto found = in_directory(path, "best.safetensors");
+  auto file = bsconv::weights::load_weights(found, bsconv::weights::PthOptions().key(key));
   if (bsconv::train::is_checkpoint(file.metadata)) {
-    const auto checkpoint = bsconv::train::load_checkpoint(path);
+    const auto checkpoint = bsconv::train::load_checkpoint(found);
     file.tensors = checkpoint.inference_model();
     file.metadata = {{"architecture", checkpoint.info.architecture},
                      {"dataset", checkpoint.info.dataset}};

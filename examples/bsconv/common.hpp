@@ -39,8 +39,9 @@ bsconv::Layer make_model(const std::string& architecture, int64_t num_classes, i
 int64_t input_size(const std::string& architecture);
 
 /// What a weight file holds; of a checkpoint, only the model, with the moving average of its
-/// weights where there is one. Where there is no such file, `path` may name a trained model that
-/// comes with the library. `key` tells where the tensors of a PyTorch checkpoint are.
+/// weights where there is one. The folder of a run stands for its best checkpoint. Where there is
+/// no such file, `path` may name a trained model that comes with the library. `key` tells where the
+/// tensors of a PyTorch checkpoint are.
 bsconv::weights::WeightFile load_model_weights(const std::filesystem::path& path,
                                                const std::string& key = "");
 

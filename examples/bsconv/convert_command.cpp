@@ -130,7 +130,10 @@ void add_convert_command(CLI::App& app) {
       "Convert a weight file: from safetensors or PyTorch's format, by its content, to "
       "the one that the new name ends in");
   const auto arguments = std::make_shared<ConvertArguments>();
-  command->add_option("from", arguments->from, "The file to read")->required();
+  command
+      ->add_option("from", arguments->from,
+                   "The file to read, or the folder of a run for its best checkpoint")
+      ->required();
   command
       ->add_option("to", arguments->to, "The file to write: .safetensors, .pth, .pt, .bin or .onnx")
       ->required();

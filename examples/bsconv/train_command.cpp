@@ -62,6 +62,10 @@ std::string describe_result(const bsconv::train::FitResult& result, const TrainS
     text << "stopped early: no better test accuracy in " << settings.options.patience()
          << " epochs\n";
   }
+  if (result.history.empty()) {
+    text << "no epoch was asked for: no checkpoint\n";
+    return text.str();
+  }
   text << "best test accuracy " << 100 * result.best_accuracy << " %, checkpoint '"
        << (out / "best.safetensors").native() << "'\n";
   return text.str();

@@ -156,20 +156,7 @@ class OptimizedModel {
     static const kernels::KernelTable& kernels_for(const torch::Tensor& example,
                                                    const OptimizeOptions& options) {
       const bool on_cpu = !example.defined() || example.is_cpu();
-      if (!on_cpu || options.dtype() == torch::kFloat) {
-        return kernels::find_kernels(options.kernels());
-      }
-      TORCH_CHECK_VALUE(options.dtype() == torch::kBFloat16,
-                        "optimize: on the CPU the dtype must be float32 or bfloat16, got ",
-                        options.dtype());
-      const auto* found = kernels::bf16_kernels();
-      TORCH_CHECK(found != nullptr,
-                  "optimize: this processor has no instructions for bfloat16 (AVX512-BF16); the "
-                  "dtype must be float32");
-      TORCH_CHECK_VALUE(options.kernels().empty() || options.kernels() == found->name,
-                        "optimize: in bfloat16 the kernels must be ", found->name, ", got ",
-                        options.kernels());
-      return *found;
+      return kernels::find_kernels(options.kernels(), on_cpu ? options.dtype() : torch::kFloat);
     }
 
     void check_input(const torch::Tensor& input) const {

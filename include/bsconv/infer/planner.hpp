@@ -192,10 +192,9 @@ class Planner {
     const std::size_t from = pointwise == nullptr ? node.inputs[0] : pointwise->inputs[0];
     used.push_back(from);
     const Buffer& input = *layout_->buffer(from);
-    // Rows between the two layers, beside the rows that are read and written: in the first-level
-    // cache where vectors are wide, else where three vectors of wide images find room.
-    const bool wide = kernels_.registers >= 32 && kernels_.round == nullptr;
-    const int64_t row_bytes = (wide ? 28 : 64) * int64_t{1024};
+    // Rows between the two layers: in a corner of the second-level cache, where some rows of wide
+    // images find room.
+    constexpr int64_t row_bytes = int64_t{64} * 1024;
     const auto blocking = DepthwiseStep::choose(pointwise, node, input, output, kernels_.width,
                                                 most_vectors(), row_bytes);
     auto weights = packs_.depthwise({node.origin, node.weight.sizes().vec(), 0, 0}, [&] {

@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include <c10/core/ScalarType.h>
 #include <c10/util/Exception.h>
 
 /// \file
@@ -50,6 +51,23 @@ inline const KernelTable& find_kernels(std::string_view name = {}) {
     valid += table->name;
   }
   TORCH_CHECK_VALUE(false, "no kernels '", name, "' for this processor; it has ", valid);
+}
+
+/// The kernels called `name`, or the fastest for an empty one, that compute convolutions in
+/// `dtype`: float32 or bfloat16. Throws an error if this processor has none.
+inline const KernelTable& find_kernels(std::string_view name, c10::ScalarType dtype) {
+  if (dtype == c10::kFloat) {
+    return find_kernels(name);
+  }
+  TORCH_CHECK_VALUE(dtype == c10::kBFloat16,
+                    "on the CPU the dtype must be float32 or bfloat16, got ", dtype);
+  const auto* found = bf16_kernels();
+  TORCH_CHECK(found != nullptr,
+              "this processor has no instructions for bfloat16 (AVX512-BF16); the dtype must be "
+              "float32");
+  TORCH_CHECK_VALUE(name.empty() || name == found->name, "in bfloat16 the kernels must be ",
+                    found->name, ", got ", name);
+  return *found;
 }
 
 }  // namespace bsconv::kernels
