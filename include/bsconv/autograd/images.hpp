@@ -214,7 +214,7 @@ class PackedPointwise {
         depth_(weight.columns),
         packed_(kernels::pack_pointwise(weight,
                                         bias.defined() ? bias.const_data_ptr<float>() : nullptr,
-                                        kernels.width, kernels.registers >= 32 ? 4 : 2)) {}
+                                        kernels.width, most_vectors(kernels, weight.columns))) {}
 
   /// Computes `rows` rows of `pixels` pixels. `vector` is the distance between vectors of a pixel
   /// of `output`, which gets whole vectors; `added`, laid out like a pixel-major output, is added.
@@ -243,6 +243,13 @@ class PackedPointwise {
   }
 
  private:
+  static int64_t most_vectors(const kernels::KernelTable& kernels, int64_t channels) {
+    if (kernels.registers < 32) {
+      return 2;
+    }
+    return kernels::stay_in_registers(kernels, channels) ? 1 : 4;
+  }
+
   const kernels::KernelTable* kernels_;
   int64_t depth_;
   kernels::PackedConvolution packed_;

@@ -60,7 +60,7 @@ class ConvolutionStep : public Step {
   void run(const Frame& frame, Share share) const override {
     kernels::Convolution c;
     c.epilogue = epilogue_of(node_, residual_, output_, frame.arena);
-    c.rounded = input_.rounded(frame.arena).data;
+    c.rounded = weights_->pairs ? input_.rounded(frame.arena).data : nullptr;
     c.input = input_.input(frame.arena);
     c.input.row *= node_.stride[0];
     c.input.pixel *= node_.stride[1];

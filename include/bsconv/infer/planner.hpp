@@ -155,7 +155,7 @@ class Planner {
     switch (node.kind) {
       case NodeKind::convolution:
         add(std::make_unique<ConvolutionStep>(kernels_, node, input, residual, output,
-                                              pack(node, input, most_vectors())),
+                                              pack(node, input, most_vectors(node))),
             index, used);
         break;
       case NodeKind::pool:
@@ -195,8 +195,9 @@ class Planner {
     // Rows between the two layers: in a corner of the second-level cache, where some rows of wide
     // images find room.
     constexpr int64_t row_bytes = int64_t{64} * 1024;
-    const auto blocking = DepthwiseStep::choose(pointwise, node, input, output, kernels_.width,
-                                                most_vectors(), row_bytes);
+    const auto blocking =
+        DepthwiseStep::choose(pointwise, node, input, output, kernels_.width,
+                              most_vectors(pointwise == nullptr ? node : *pointwise), row_bytes);
     auto weights = packs_.depthwise({node.origin, node.weight.sizes().vec(), 0, 0}, [&] {
       return kernels::pack_depthwise(node.weight, node.bias, kernels_.width);
     });
@@ -208,7 +209,12 @@ class Planner {
   }
 
   // Vectors of sums that still leave registers for enough pixels.
-  int64_t most_vectors() const { return kernels_.registers >= 32 ? 4 : 3; }
+  int64_t most_vectors(const Node& node) const {
+    if (kernels_.registers < 32) {
+      return 3;
+    }
+    return node.is_pointwise() && kernels::stay_in_registers(kernels_, node.weight.size(1)) ? 1 : 4;
+  }
 
   std::shared_ptr<const kernels::PackedConvolution> pack(const Node& node, const Buffer& input,
                                                          int64_t most) {

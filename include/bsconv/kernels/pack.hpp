@@ -4,6 +4,7 @@
 #include <c10/util/BFloat16.h>
 #include <torch/types.h>
 #include <bsconv/kernels/aligned.hpp>
+#include <bsconv/kernels/arguments.hpp>
 
 #include <algorithm>
 #include <bit>
@@ -56,6 +57,12 @@ inline std::vector<PackedConvolution::Panel> split_panels(int64_t vectors, int64
     first += size;
   }
   return panels;
+}
+
+/// Whether the weights of a pointwise convolution of `channels` input channels stay in registers
+/// for all pixels if a panel has one vector, which is faster than panels of several.
+inline bool stay_in_registers(const KernelTable& kernels, int64_t channels) {
+  return kernels.registers >= 32 && channels == 16 && kernels.round == nullptr;
 }
 
 namespace detail {
