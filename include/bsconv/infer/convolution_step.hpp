@@ -74,8 +74,8 @@ class ConvolutionStep : public Step {
       auto band = part(c, first, std::min(first + band_, end));
       if (rounds_input()) {
         auto* rounded = reinterpret_cast<uint16_t*>(frame.scratch);
-        kernels_.round(band.input.data + first_segment(), covered(band), rounded);
-        band.rounded = rounded - first_segment();
+        kernels_.round(band.input.data + segments_.front(), covered(band), rounded);
+        band.rounded = rounded - segments_.front();
       }
       run_panels(band);
     }
@@ -102,12 +102,10 @@ class ConvolutionStep : public Step {
   // Whether the input is needed in bf16 and there in floats only.
   bool rounds_input() const { return weights_->pairs && !input_.in_bf16; }
 
-  int64_t first_segment() const { return *std::min_element(segments_.begin(), segments_.end()); }
-
-  // How many numbers lie between the first and the last of all windows of `c`.
+  // How many numbers lie between the first and the last of all windows of `c`; segments ascend.
   int64_t covered(const kernels::Convolution& c) const {
-    return *std::max_element(segments_.begin(), segments_.end()) - first_segment() + depth_ +
-           (c.rows - 1) * c.input.row + (c.pixels - 1) * c.input.pixel;
+    return segments_.back() - segments_.front() + depth_ + (c.rows - 1) * c.input.row +
+           (c.pixels - 1) * c.input.pixel;
   }
 
   // Rows, or pixels if flat, `begin` to `end` of `c`.
