@@ -34,6 +34,14 @@ struct Image {
   int64_t pixel = 0;
 };
 
+/// Memory that is needed soon: while a kernel computes, it is fetched into the second-level cache.
+struct Prefetch {
+  /// Where it begins.
+  const float* data = nullptr;
+  /// Floats for each pixel of the kernel; they lie together.
+  int64_t pixel = 0;
+};
+
 /// What happens to results: `after(before(x) + residual)`.
 struct Epilogue {
   /// Applied first.
@@ -83,6 +91,8 @@ struct Convolution {
   bool last = true;
   /// What happens to the results.
   Epilogue epilogue;
+  /// What is needed soon.
+  Prefetch prefetch[2];
 };
 
 /// A convolution of each channel on its own, for some rows and channels.

@@ -180,6 +180,22 @@ BSCONV_SIMD_INLINE void finish(Vector (&values)[Pixels * Vectors], const Epilogu
   }
 }
 
+// Begins to fetch what a pass over memory comes to half a page later: left alone, the processor
+// waits at the beginning of every page.
+inline void fetch_ahead(const float* at) { __builtin_prefetch(at + 512, 0, 2); }
+
+// Begins to fetch what belongs to `pixels` pixels, and moves on.
+inline void fetch(Prefetch (&ahead)[2], int64_t pixels) {
+  constexpr int64_t line = 64 / sizeof(float);
+  for (Prefetch& next : ahead) {
+    const float* end = next.data + pixels * next.pixel;
+    for (const float* at = next.data; at < end; at += line) {
+      __builtin_prefetch(at, 0, 2);
+    }
+    next.data = end;
+  }
+}
+
 // What the sums of a tile start from.
 template <int Pixels, int Vectors>
 BSCONV_SIMD_INLINE void start_sums(const Convolution& c, const Place& place,
@@ -267,12 +283,14 @@ BSCONV_SIMD_INLINE void convolve_rows(const Convolution& c, const Number* window
                                       const std::array<Tile, Largest>& by_pixels) {
   constexpr auto largest = static_cast<int64_t>(Largest);
   const int64_t tiles = (c.pixels + largest - 1) / largest;
+  Prefetch ahead[2] = {c.prefetch[0], c.prefetch[1]};
   for (int64_t row = 0; row < c.rows; ++row) {
     const Number* input = windows + row * c.input.row;
     Place place = place_of(c.epilogue, c.output, row, 0);
     int64_t left = c.pixels;
     for (int64_t tile = tiles; tile > 0; --tile) {
       const int64_t pixels = (left + tile - 1) / tile;
+      fetch(ahead, pixels);
       by_pixels[static_cast<std::size_t>(pixels - 1)](c, input, place);
       left -= pixels;
       input += pixels * c.input.pixel;
@@ -334,11 +352,13 @@ BSCONV_SIMD_TARGET inline void convolve_resident(const Convolution& c) {
       weights[k * Vectors + v] = load(c.weights + (k * Vectors + v) * width);
     }
   }
+  Prefetch ahead[2] = {c.prefetch[0], c.prefetch[1]};
   for (int64_t row = 0; row < c.rows; ++row) {
     const float* input = c.input.data + row * c.input.row + (Single ? 0 : c.segments[0]);
     Place place = place_of(c.epilogue, c.output, row, 0);
     int64_t left = c.pixels;
     for (; left >= most; left -= most) {
+      fetch(ahead, most);
       resident_tile<Depth, Vectors, Single, most>(c, weights, offsets, input, place);
       input += most * c.input.pixel;
       advance(place, c.epilogue, c.output, most);
@@ -538,39 +558,77 @@ BSCONV_SIMD_TARGET inline void depthwise(const Depthwise& d) {
   depthwise_any(d);
 }
 
-template <int Count>
-BSCONV_SIMD_INLINE void pointwise_vectors(const Pointwise& e, const float* input,
-                                          const Place& pixel, int64_t v) {
-  Vector values[Count];
+BSCONV_SIMD_INLINE Vector load_or(const float* from, int64_t offset, float otherwise) {
+  return from == nullptr ? broadcast(otherwise) : load(from + offset);
+}
+
+template <int Pixels, int Vectors>
+BSCONV_SIMD_INLINE void pointwise_tile(const Pointwise& e, const Vector (&scale)[Vectors],
+                                       const Vector (&shift)[Vectors], const float* input,
+                                       const Place& place) {
+  Vector values[Pixels * Vectors];
 #pragma GCC unroll 8
-  for (int i = 0; i < Count; ++i) {
-    values[i] = load(input + (v + i) * width);
-    if (e.scale != nullptr) {
-      values[i] *= load(e.scale + (v + i) * width);
-    }
-    if (e.shift != nullptr) {
-      values[i] += load(e.shift + (v + i) * width);
+  for (int p = 0; p < Pixels; ++p) {
+#pragma GCC unroll 4
+    for (int v = 0; v < Vectors; ++v) {
+      const float* from = input + p * e.input.pixel + v * width;
+      fetch_ahead(from);
+      if (place.residual != nullptr) {
+        fetch_ahead(place.residual + p * e.epilogue.residual.pixel + v * width);
+      }
+      fetch_ahead(place.output + p * e.output.pixel + v * width);
+      values[p * Vectors + v] = multiply_add(load(from), scale[v], shift[v]);
     }
   }
-  const Place place{moved(pixel.residual, v * width), moved(pixel.output, v * width),
-                    moved(pixel.rounded, v * width)};
-  finish<1, Count>(values, e.epilogue, place, 0, width);
+  finish<Pixels, Vectors>(values, e.epilogue, place, e.output.pixel, width);
+}
+
+// `Vectors` vectors, from `v` on, of `pixels` pixels of a row from `first` on.
+template <int Vectors>
+BSCONV_SIMD_INLINE void pointwise_vectors(const Pointwise& e, int64_t v, int64_t row, int64_t first,
+                                          int64_t pixels) {
+  constexpr int together = 8 / Vectors;
+  Vector scale[Vectors];
+  Vector shift[Vectors];
+#pragma GCC unroll 4
+  for (int i = 0; i < Vectors; ++i) {
+    scale[i] = load_or(e.scale, (v + i) * width, 1.0F);
+    shift[i] = load_or(e.shift, (v + i) * width, 0.0F);
+  }
+  const float* input = e.input.data + row * e.input.row + first * e.input.pixel + v * width;
+  Place place = place_of(e.epilogue, e.output, row, v * width);
+  advance(place, e.epilogue, e.output, first);
+  const auto go_on = [&](int64_t count) {
+    input += count * e.input.pixel;
+    advance(place, e.epilogue, e.output, count);
+  };
+  for (; pixels >= together; pixels -= together) {
+    pointwise_tile<together, Vectors>(e, scale, shift, input, place);
+    go_on(together);
+  }
+  for (; pixels > 0; --pixels) {
+    pointwise_tile<1, Vectors>(e, scale, shift, input, place);
+    go_on(1);
+  }
 }
 
 BSCONV_SIMD_TARGET inline void pointwise(const Pointwise& e) {
+  // A few pixels at a time, so that memory is gone through once, whatever the channels.
+  constexpr int64_t cached_floats = 2048;
+  const int64_t block = std::max<int64_t>(8, cached_floats / (e.vectors * width));
   for (int64_t row = 0; row < e.rows; ++row) {
-    const float* input = e.input.data + row * e.input.row;
-    Place place = place_of(e.epilogue, e.output, row, 0);
-    for (int64_t p = 0; p < e.pixels; ++p) {
+    for (int64_t first = 0; first < e.pixels; first += block) {
+      const int64_t pixels = std::min(block, e.pixels - first);
       int64_t v = 0;
       for (; v + 4 <= e.vectors; v += 4) {
-        pointwise_vectors<4>(e, input, place, v);
+        pointwise_vectors<4>(e, v, row, first, pixels);
+      }
+      for (; v + 2 <= e.vectors; v += 2) {
+        pointwise_vectors<2>(e, v, row, first, pixels);
       }
       for (; v < e.vectors; ++v) {
-        pointwise_vectors<1>(e, input, place, v);
+        pointwise_vectors<1>(e, v, row, first, pixels);
       }
-      input += e.input.pixel;
-      advance(place, e.epilogue, e.output, 1);
     }
   }
 }

@@ -86,33 +86,53 @@ BSCONV_SIMD_TARGET inline void outer_products(const OuterProducts& o) {
   }
 }
 
-BSCONV_SIMD_INLINE Vector load_or(const float* from, int64_t offset, float otherwise) {
-  return from == nullptr ? broadcast(otherwise) : load(from + offset);
+template <int Vectors, int Pixels>
+BSCONV_SIMD_INLINE void add_moments_of(const float* input, int64_t pixel, const Vector* shift,
+                                       Vector* sums, Vector* squares) {
+#pragma GCC unroll 8
+  for (int p = 0; p < Pixels; ++p) {
+#pragma GCC unroll 4
+    for (int i = 0; i < Vectors; ++i) {
+      const Vector value = load(input + p * pixel + i * width) - shift[i];
+      sums[p * Vectors + i] += value;
+      squares[p * Vectors + i] = multiply_add(value, value, squares[p * Vectors + i]);
+    }
+  }
 }
 
-template <int Vectors>
+// Adds `Pixels` adjacent pixels at a time, each to sums of its own, since an addition has to wait
+// for the one before it.
+template <int Vectors, int Pixels>
 BSCONV_SIMD_INLINE void moments_of(const Moments& m, int64_t v) {
   Vector shift[Vectors];
-  Vector sums[Vectors];
-  Vector squares[Vectors];
+  Vector sums[Pixels * Vectors];
+  Vector squares[Pixels * Vectors];
 #pragma GCC unroll 4
   for (int i = 0; i < Vectors; ++i) {
     shift[i] = load_or(m.shift, (v + i) * width, 0.0F);
-    sums[i] = Vector{};
-    squares[i] = Vector{};
   }
+#pragma GCC unroll 8
+  for (int i = 0; i < Pixels * Vectors; ++i) {
+    sums[i] = squares[i] = Vector{};
+  }
+  const int64_t pixel = m.vectors * width;
   const float* input = m.input + v * width;
-  for (int64_t p = 0; p < m.pixels; ++p) {
-#pragma GCC unroll 4
-    for (int i = 0; i < Vectors; ++i) {
-      const Vector value = load(input + i * width) - shift[i];
-      sums[i] += value;
-      squares[i] = multiply_add(value, value, squares[i]);
-    }
-    input += m.vectors * width;
+  int64_t left = m.pixels;
+  for (; left >= Pixels; left -= Pixels) {
+    add_moments_of<Vectors, Pixels>(input, pixel, shift, sums, squares);
+    input += Pixels * pixel;
+  }
+  for (; left > 0; --left) {
+    add_moments_of<Vectors, 1>(input, pixel, shift, sums, squares);
+    input += pixel;
   }
 #pragma GCC unroll 4
   for (int i = 0; i < Vectors; ++i) {
+#pragma GCC unroll 8
+    for (int p = 1; p < Pixels; ++p) {
+      sums[i] += sums[p * Vectors + i];
+      squares[i] += squares[p * Vectors + i];
+    }
     const int64_t at = (v + i) * width;
     store(m.sums + at, load(m.sums + at) + sums[i]);
     if (m.squares != nullptr) {
@@ -124,13 +144,13 @@ BSCONV_SIMD_INLINE void moments_of(const Moments& m, int64_t v) {
 BSCONV_SIMD_TARGET inline void moments(const Moments& m) {
   int64_t v = 0;
   for (; v + 4 <= m.vectors; v += 4) {
-    moments_of<4>(m, v);
+    moments_of<4, 1>(m, v);
   }
   for (; v + 2 <= m.vectors; v += 2) {
-    moments_of<2>(m, v);
+    moments_of<2, 2>(m, v);
   }
   for (; v < m.vectors; ++v) {
-    moments_of<1>(m, v);
+    moments_of<1, 4>(m, v);
   }
 }
 
@@ -150,40 +170,85 @@ BSCONV_SIMD_INLINE Vector pass(Vector gradient, Vector x, Vector scale, Vector s
   }
 }
 
-template <Activation Kind, int Vectors>
+// Where the vectors of a pixel are that `gradient_sums_of` reads and writes.
+struct GradientPixel {
+  const float* gradient;
+  const float* input;
+  const float* slope_input;
+  float* passed;
+};
+
+inline void move(GradientPixel& pixel, int64_t by) {
+  pixel.gradient += by;
+  pixel.input += by;
+  pixel.slope_input += by;
+  pixel.passed = moved(pixel.passed, by);
+}
+
+template <Activation Kind, int Vectors, int Pixels>
+BSCONV_SIMD_INLINE void add_gradient_sums(const GradientPixel& from, int64_t pixel,
+                                          const Vector* scale, const Vector* shift,
+                                          const Vector* mean, Vector* sums, Vector* products) {
+#pragma GCC unroll 8
+  for (int p = 0; p < Pixels; ++p) {
+#pragma GCC unroll 4
+    for (int i = 0; i < Vectors; ++i) {
+      const int64_t at = p * pixel + i * width;
+      fetch_ahead(from.gradient + at);
+      fetch_ahead(from.input + at);
+      if (from.slope_input != from.input) {
+        fetch_ahead(from.slope_input + at);
+      }
+      const Vector x = Kind == Activation::identity ? Vector{} : load(from.slope_input + at);
+      const Vector passed = pass<Kind>(load(from.gradient + at), x, scale[i], shift[i]);
+      const int sum = p * Vectors + i;
+      sums[sum] += passed;
+      products[sum] = multiply_add(passed, load(from.input + at) - mean[i], products[sum]);
+      if (from.passed != nullptr) {
+        fetch_ahead(from.passed + at);
+        store(from.passed + at, passed);
+      }
+    }
+  }
+}
+
+// `Pixels` adjacent pixels at a time, as in `moments_of`.
+template <Activation Kind, int Vectors, int Pixels>
 BSCONV_SIMD_INLINE void gradient_sums_of(const GradientSums& g, int64_t v) {
   Vector scale[Vectors];
   Vector shift[Vectors];
   Vector mean[Vectors];
-  Vector sums[Vectors];
-  Vector products[Vectors];
+  Vector sums[Pixels * Vectors];
+  Vector products[Pixels * Vectors];
 #pragma GCC unroll 4
   for (int i = 0; i < Vectors; ++i) {
     scale[i] = load_or(g.slope.scale, (v + i) * width, 1.0F);
     shift[i] = load_or(g.slope.shift, (v + i) * width, 0.0F);
     mean[i] = load(g.mean + (v + i) * width);
-    sums[i] = Vector{};
-    products[i] = Vector{};
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < Pixels * Vectors; ++i) {
+    sums[i] = products[i] = Vector{};
   }
   const int64_t pixel = g.vectors * width;
-  int64_t at = v * width;
-  for (int64_t p = 0; p < g.pixels; ++p) {
-#pragma GCC unroll 4
-    for (int i = 0; i < Vectors; ++i) {
-      const Vector slope_input =
-          Kind == Activation::identity ? Vector{} : load(g.slope_input + at + i * width);
-      const Vector passed =
-          pass<Kind>(load(g.gradient + at + i * width), slope_input, scale[i], shift[i]);
-      sums[i] += passed;
-      products[i] = multiply_add(passed, load(g.input + at + i * width) - mean[i], products[i]);
-      if (g.passed != nullptr) {
-        store(g.passed + at + i * width, passed);
-      }
-    }
-    at += pixel;
+  const int64_t at = v * width;
+  GradientPixel from = {g.gradient + at, g.input + at, g.slope_input + at, moved(g.passed, at)};
+  int64_t left = g.pixels;
+  for (; left >= Pixels; left -= Pixels) {
+    add_gradient_sums<Kind, Vectors, Pixels>(from, pixel, scale, shift, mean, sums, products);
+    move(from, Pixels * pixel);
+  }
+  for (; left > 0; --left) {
+    add_gradient_sums<Kind, Vectors, 1>(from, pixel, scale, shift, mean, sums, products);
+    move(from, pixel);
   }
 #pragma GCC unroll 4
   for (int i = 0; i < Vectors; ++i) {
+#pragma GCC unroll 8
+    for (int p = 1; p < Pixels; ++p) {
+      sums[i] += sums[p * Vectors + i];
+      products[i] += products[p * Vectors + i];
+    }
     float* to = g.sums + (v + i) * width;
     store(to, load(to) + sums[i]);
     to = g.products + (v + i) * width;
@@ -193,12 +258,13 @@ BSCONV_SIMD_INLINE void gradient_sums_of(const GradientSums& g, int64_t v) {
 
 template <Activation Kind>
 BSCONV_SIMD_TARGET inline void gradient_sums_with(const GradientSums& g) {
+  constexpr int pixels = registers >= 32 ? 2 : 1;
   int64_t v = 0;
   for (; v + 2 <= g.vectors; v += 2) {
-    gradient_sums_of<Kind, 2>(g, v);
+    gradient_sums_of<Kind, 2, pixels>(g, v);
   }
   for (; v < g.vectors; ++v) {
-    gradient_sums_of<Kind, 1>(g, v);
+    gradient_sums_of<Kind, 1, 2 * pixels>(g, v);
   }
 }
 
@@ -213,32 +279,72 @@ BSCONV_SIMD_TARGET inline void gradient_sums(const GradientSums& g) {
   }
 }
 
-template <Activation Kind, bool Normalized>
-BSCONV_SIMD_TARGET inline void normalization_gradient_with(const NormalizationGradient& n) {
-  for (int64_t v = 0; v < n.vectors; ++v) {
-    const Vector scale = load_or(n.slope.scale, v * width, 1.0F);
-    const Vector shift = load_or(n.slope.shift, v * width, 0.0F);
-    const Vector by_gradient = load_or(n.by_gradient, v * width, 1.0F);
-    const Vector by_input = Normalized ? load(n.by_input + v * width) : Vector{};
-    const Vector constant = Normalized ? load(n.constant + v * width) : Vector{};
-    for (int64_t row = 0; row < n.rows; ++row) {
-      const float* gradient = n.gradient.data + row * n.gradient.row + v * width;
-      const float* input = Normalized ? n.input.data + row * n.input.row + v * width : nullptr;
-      const float* slope_input = Kind == Activation::identity
-                                     ? nullptr
-                                     : n.slope_input.data + row * n.slope_input.row + v * width;
-      float* output = n.output.data + row * n.output.row + v * n.output_vector;
-      for (int64_t p = 0; p < n.pixels; ++p) {
-        const Vector x =
-            Kind == Activation::identity ? Vector{} : load(slope_input + p * n.slope_input.pixel);
-        Vector value = pass<Kind>(load(gradient + p * n.gradient.pixel), x, scale, shift);
+template <Activation Kind, bool Normalized, int Vectors>
+BSCONV_SIMD_INLINE void normalization_gradient_vectors(const NormalizationGradient& n, int64_t v) {
+  Vector scale[Vectors];
+  Vector shift[Vectors];
+  Vector by_gradient[Vectors];
+  Vector by_input[Vectors];
+  Vector constant[Vectors];
+#pragma GCC unroll 4
+  for (int i = 0; i < Vectors; ++i) {
+    const int64_t at = (v + i) * width;
+    scale[i] = load_or(n.slope.scale, at, 1.0F);
+    shift[i] = load_or(n.slope.shift, at, 0.0F);
+    by_gradient[i] = load_or(n.by_gradient, at, 1.0F);
+    by_input[i] = Normalized ? load(n.by_input + at) : Vector{};
+    constant[i] = Normalized ? load(n.constant + at) : Vector{};
+  }
+  // Copies of their own, which no store can change.
+  const int64_t gradient_pixel = n.gradient.pixel;
+  const int64_t input_pixel = n.input.pixel;
+  const int64_t slope_pixel = n.slope_input.pixel;
+  const int64_t output_pixel = n.output.pixel;
+  const int64_t output_vector = n.output_vector;
+  const int64_t pixels = n.pixels;
+  for (int64_t row = 0; row < n.rows; ++row) {
+    const float* gradient = n.gradient.data + row * n.gradient.row + v * width;
+    const float* input = Normalized ? n.input.data + row * n.input.row + v * width : nullptr;
+    const float* slope_input = Kind == Activation::identity
+                                   ? nullptr
+                                   : n.slope_input.data + row * n.slope_input.row + v * width;
+    float* output = n.output.data + row * n.output.row + v * output_vector;
+    for (int64_t p = 0; p < pixels; ++p) {
+#pragma GCC unroll 4
+      for (int i = 0; i < Vectors; ++i) {
+        const Vector x = Kind == Activation::identity ? Vector{} : load(slope_input + i * width);
+        Vector value = pass<Kind>(load(gradient + i * width), x, scale[i], shift[i]);
         if constexpr (Normalized) {
-          const Vector rest = multiply_add(load(input + p * n.input.pixel), by_input, constant);
-          value = multiply_add(value, by_gradient, rest);
+          const Vector rest = multiply_add(load(input + i * width), by_input[i], constant[i]);
+          value = multiply_add(value, by_gradient[i], rest);
         }
-        store(output + p * n.output.pixel, value);
+        store(output + i * output_vector, value);
+      }
+      gradient += gradient_pixel;
+      output += output_pixel;
+      if constexpr (Normalized) {
+        input += input_pixel;
+      }
+      if constexpr (Kind != Activation::identity) {
+        slope_input += slope_pixel;
       }
     }
+  }
+}
+
+template <Activation Kind, bool Normalized>
+BSCONV_SIMD_TARGET inline void normalization_gradient_with(const NormalizationGradient& n) {
+  int64_t v = 0;
+  if constexpr (registers >= 32) {
+    for (; v + 4 <= n.vectors; v += 4) {
+      normalization_gradient_vectors<Kind, Normalized, 4>(n, v);
+    }
+  }
+  for (; v + 2 <= n.vectors; v += 2) {
+    normalization_gradient_vectors<Kind, Normalized, 2>(n, v);
+  }
+  for (; v < n.vectors; ++v) {
+    normalization_gradient_vectors<Kind, Normalized, 1>(n, v);
   }
 }
 
@@ -259,39 +365,68 @@ BSCONV_SIMD_TARGET inline void normalization_gradient(const NormalizationGradien
   }
 }
 
+// One pixel of the input: its gradient, and what it adds to the weights'. `weights` is null where
+// they are in registers.
+template <int Kernel>
+BSCONV_SIMD_INLINE Vector depthwise_gradient_pixel(const float* gradient, int64_t gradient_row,
+                                                   Vector x, const float* weights,
+                                                   const Vector (&kept)[Kernel * Kernel],
+                                                   Vector (&by_tap)[Kernel * Kernel]) {
+  Vector sum{};
+#pragma GCC unroll 8
+  for (int i = 0; i < Kernel; ++i) {
+    Vector row_sum{};
+#pragma GCC unroll 8
+    for (int j = 0; j < Kernel; ++j) {
+      // The last tap of a window meets the first pixel.
+      const int tap = Kernel * Kernel - 1 - (i * Kernel + j);
+      const Vector g = in_register(load(gradient + i * gradient_row + j * width));
+      row_sum =
+          multiply_add(g, weights == nullptr ? kept[tap] : load(weights + tap * width), row_sum);
+      by_tap[tap] = multiply_add(g, x, by_tap[tap]);
+    }
+    sum += row_sum;
+  }
+  return sum;
+}
+
 // Stride and dilation 1: gathers what meets each pixel of the input.
 template <int Kernel>
 BSCONV_SIMD_TARGET __attribute__((noinline)) inline void depthwise_gradient_square(
     const DepthwiseGradient& d) {
   constexpr int taps = Kernel * Kernel;
+  constexpr bool in_registers = 2 * taps + 6 <= registers;
+  constexpr int64_t together = 8;
+  Prefetch ahead[2] = {d.prefetch[0], d.prefetch[1]};
+  // Copies of their own, which no store can change.
+  const int64_t gradient_row = d.gradient_row;
+  const int64_t output_pixel = d.input_gradient_pixel;
   for (int64_t v = 0; v < d.vectors; ++v) {
     const float* weights = d.weights + v * taps * width;
+    Vector kept[taps];
     Vector by_tap[taps];
 #pragma GCC unroll 32
     for (int tap = 0; tap < taps; ++tap) {
       by_tap[tap] = Vector{};
+      kept[tap] = in_registers ? in_register(load(weights + tap * width)) : Vector{};
     }
     for (int64_t row = 0; row < d.rows; ++row) {
-      const float* gradient = d.gradient + v * d.gradient_plane + row * d.gradient_row;
+      const float* gradient = d.gradient + v * d.gradient_plane + row * gradient_row;
       const float* input = d.input + v * d.input_plane + row * d.input_row;
       float* output = d.input_gradient + v * d.input_gradient_vector + row * d.input_gradient_row;
-      for (int64_t p = 0; p < d.pixels; ++p) {
-        const Vector x = in_register(load(input + p * width));
-        Vector sum{};
-#pragma GCC unroll 8
-        for (int i = 0; i < Kernel; ++i) {
-          Vector row_sum{};
-#pragma GCC unroll 8
-          for (int j = 0; j < Kernel; ++j) {
-            // The last tap of a window meets the first pixel.
-            const int tap = taps - 1 - (i * Kernel + j);
-            const Vector g = in_register(load(gradient + i * d.gradient_row + (p + j) * width));
-            row_sum = multiply_add(g, load(weights + tap * width), row_sum);
-            by_tap[tap] = multiply_add(g, x, by_tap[tap]);
-          }
-          sum += row_sum;
+      for (int64_t left = d.pixels; left > 0; left -= together) {
+        const int64_t pixels = std::min(left, together);
+        if (v == 0) {
+          fetch(ahead, pixels);
         }
-        store(output + p * d.input_gradient_pixel, sum);
+        for (int64_t p = 0; p < pixels; ++p) {
+          store(output,
+                depthwise_gradient_pixel<Kernel>(gradient, gradient_row, in_register(load(input)),
+                                                 in_registers ? nullptr : weights, kept, by_tap));
+          gradient += width;
+          input += width;
+          output += output_pixel;
+        }
       }
     }
     float* to = d.weight_gradient + v * taps * width;

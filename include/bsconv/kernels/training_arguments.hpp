@@ -158,6 +158,9 @@ struct DepthwiseGradient {
   /// Vectors of channels.
   int64_t vectors = 0;
 
+  /// What is needed soon; used where `gathers()`.
+  Prefetch prefetch[2];
+
   /// Whether each pixel of the input gathers its gradient: 3x3 kernels, stride and dilation 1.
   bool gathers() const {
     return kernel[0] == 3 && kernel[1] == 3 && stride[0] == 1 && stride[1] == 1 &&
