@@ -3,7 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <torch/nn.h>
-#include <bsconv/autograd/block_function.hpp>
+#include <bsconv/autograd/chain_function.hpp>
 #include <bsconv/gpu/training_function.hpp>
 #include <bsconv/nn.hpp>
 #ifdef BSCONV_HAS_CUDA
@@ -53,7 +53,8 @@ TrainingBatchNorm norm_of(int64_t channels, bool affine = true, bool running = t
 
 // The tensors that gradients flow to.
 std::vector<torch::Tensor> leaves(const TrainingBlock& block) {
-  auto found = bsconv::detail::block_tensors(block);
+  const auto all = bsconv::detail::block_tensors(block);
+  std::vector<torch::Tensor> found(all.begin(), all.end());
   std::erase_if(found, [](const torch::Tensor& tensor) { return !tensor.defined(); });
   return found;
 }

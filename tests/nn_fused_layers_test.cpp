@@ -68,7 +68,7 @@ std::string operators_of(bsconv::LayerImpl& model, const torch::Tensor& input) {
 
 bool is_fused(bsconv::LayerImpl& model, const torch::Tensor& input) {
   const auto all = operators_of(model, input);
-  return all.find("BlockFunction") != std::string::npos ||
+  return all.find("ChainFunction") != std::string::npos ||
          all.find("NormFunction") != std::string::npos;
 }
 
@@ -261,8 +261,8 @@ TEST(FusedLayers, BatchNormOfChannelsThatFillNoVector) {
 }
 
 TEST(FusedLayers, UnitsOfNetworks) {
-  for (const std::string name :
-       {"cifar_resnet20_bsconvu", "cifar_resnet20", "cifar_preresnet20_bsconvu"}) {
+  for (const std::string name : {"cifar_resnet20_bsconvu", "cifar_resnet20_bsconvs_p1d4",
+                                 "cifar_resnet20", "cifar_preresnet20_bsconvu"}) {
     SCOPED_TRACE(name);
     torch::manual_seed(3);
     auto model = bsconv::create_model(name);

@@ -10,16 +10,18 @@
 /// bsconv/train.hpp includes it.
 
 // IWYU pragma: begin_exports
-#include <bsconv/autograd/block_function.hpp>
+#include <bsconv/autograd/chain_function.hpp>
 #include <bsconv/autograd/fused_training.hpp>
 #include <bsconv/autograd/norm_function.hpp>
 #include <bsconv/autograd/operators.hpp>
 #include <bsconv/autograd/pointwise_function.hpp>
 // IWYU pragma: end_exports
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <numeric>
+#include <vector>
 
 namespace bsconv::detail {
 
@@ -36,15 +38,33 @@ inline const kernels::TrainingKernelTable* training_kernels_for(int64_t channels
   return nullptr;
 }
 
+/// Computes `blocks`, together where the same vectors fit all of them.
+inline torch::Tensor run_blocks(const torch::Tensor& input,
+                                const std::vector<TrainingBlock>& blocks,
+                                const torch::Tensor& residual) {
+  const auto kernels_of = [](const TrainingBlock& block) {
+    return training_kernels_for(block.pointwise.size(0));
+  };
+  const auto* kernels = kernels_of(blocks.front());
+  if (std::all_of(blocks.begin(), blocks.end(),
+                  [&](const TrainingBlock& block) { return kernels_of(block) == kernels; })) {
+    return run_chain(input, blocks, residual, *kernels);
+  }
+  auto x = input;
+  for (const auto& block : blocks) {
+    const bool is_last = &block == &blocks.back();
+    x = run_chain(x, {block}, is_last ? residual : torch::Tensor(), *kernels_of(block));
+  }
+  return x;
+}
+
 /// Fills in the table that layers look at.
 inline bool register_training_operators() {
   static const TrainingOperators operators = {
       [](int64_t channels, int64_t pixels) {
         return training_kernels_for(channels, pixels) != nullptr;
       },
-      [](const torch::Tensor& input, const TrainingBlock& block, const torch::Tensor& residual) {
-        return run_block(input, block, residual, *training_kernels_for(block.pointwise.size(0)));
-      },
+      run_blocks,
       [](const torch::Tensor& input, const TrainingBatchNorm& norm, kernels::Activation activation,
          const torch::Tensor& residual) {
         return run_norm(input, norm, activation, residual,

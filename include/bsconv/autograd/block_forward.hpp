@@ -2,6 +2,7 @@
 #pragma once
 
 #include <torch/types.h>
+#include <bsconv/autograd/block_input.hpp>
 #include <bsconv/autograd/block_statistics.hpp>
 #include <bsconv/autograd/hidden_images.hpp>
 #include <bsconv/autograd/images.hpp>
@@ -13,7 +14,21 @@
 
 namespace bsconv::detail {
 
-/// The forward pass of a block on its fused kernels.
+/// What the forward pass of a block leaves for its backward pass.
+struct KeptBlock {
+  /// What `pointwise` reads, `[N, H, W, C]` with `C` at least its channels; undefined if that is
+  /// the block's input.
+  torch::Tensor middle;
+  /// What the depthwise convolution reads, if it is kept; see `HiddenImages`.
+  torch::Tensor hidden;
+  /// The output of the depthwise convolution: the input of the block's last batch normalization, if
+  /// it has one.
+  torch::Tensor convolved;
+  /// What the batch is like.
+  c10::intrusive_ptr<BlockStatistics> statistics;
+};
+
+/// The forward pass of a block on its fused kernels, up to its depthwise convolution.
 ///
 /// The output of the pointwise convolutions never leaves the caches where it sums up few channels:
 /// rows of it are made, read by the depthwise convolution, and made anew by the backward pass.
@@ -24,28 +39,23 @@ class BlockForward {
   BlockForward(const TrainingBlock& block, const kernels::TrainingKernelTable& kernels)
       : block_(block), kernels_(kernels), width_(kernels.forward->width) {}
 
-  /// Computes the block. `input` is `[N, in, H, W]`, channels_last; `residual` has the output's
-  /// shape or is undefined.
-  void run(const torch::Tensor& input, const torch::Tensor& residual) {
-    const PixelTensor x = pixels_of(input);
-    statistics = c10::make_intrusive<BlockStatistics>();
-    prepare_middle(input, x);
+  /// Runs both convolutions on `input`, the pixels of `images` `[N, in, H, W]`, channels_last, and
+  /// finds out the statistics of all batch normalizations.
+  KeptBlock run(const torch::Tensor& images, const BlockInput& input) {
+    kept_.statistics = c10::make_intrusive<BlockStatistics>();
+    prepare_middle(images, input);
     const auto& geometry = block_.geometry;
-    const int64_t out = block_.pointwise.size(0);
-    auto convolved = empty_images(input, out, geometry.output_size(0, x.height),
-                                  geometry.output_size(1, x.width));
-    const auto z = pixels_of(convolved);
-    const int64_t count = z.images * z.pixels();
-    const ImageParts parts(x.images);
-    const auto sums = convolve(parts, z);
-    if (!block_.norm) {
-      output = convolved;
-      return;
+    const auto& x = input.images();
+    kept_.convolved =
+        empty_images(images, block_.pointwise.size(0), geometry.output_size(0, x.height),
+                     geometry.output_size(1, x.width));
+    const auto z = pixels_of(kept_.convolved);
+    const auto sums = convolve(ImageParts(x.images), z);
+    if (block_.norm) {
+      kept_.statistics->outer =
+          bsconv::detail::normalize(*block_.norm, sums, z.images * z.pixels());
     }
-    statistics->outer = bsconv::detail::normalize(*block_.norm, sums, count);
-    before_norm = convolved;
-    output =
-        normalize(convolved, statistics->outer, block_.activation, residual, *kernels_.forward);
+    return kept_;
   }
 
   /// `activation(input * scale + shift + residual)`, `[N, C, H, W]`, channels_last.
@@ -78,36 +88,31 @@ class BlockForward {
     return result;
   }
 
-  /// The block's output.
-  torch::Tensor output;
-  /// The input of the last batch normalization; undefined without one.
-  torch::Tensor before_norm;
-  /// What `pointwise` reads, `[N, H, W, C]` with `C` at least its channels; undefined if that is
-  /// the block's input.
-  torch::Tensor middle;
-  /// What the depthwise convolution reads, if it is kept; see `HiddenImages`.
-  torch::Tensor hidden;
-  /// What the batch is like.
-  c10::intrusive_ptr<BlockStatistics> statistics;
-
  private:
   /// Makes `middle`, and finds out the inner statistics.
-  void prepare_middle(const torch::Tensor& input, const PixelTensor& x) {
+  void prepare_middle(const torch::Tensor& images, const BlockInput& input) {
+    const auto& x = input.images();
     const int64_t mid = block_.pointwise.size(1);
     const int64_t padded = whole_vectors(mid, width_);
     const bool normalized = block_.pointwise_norm.has_value();
+    auto& middle = kept_.middle;
     if (block_.first.defined()) {
       middle = torch::empty({x.images, x.height, x.width, padded});
     } else if (normalized && padded != mid) {
-      middle = pad_channels(input, padded);
+      middle = pad_channels(images, padded);
     }
-    u_ = middle.defined() ? PixelTensor(middle, false) : x;
+    u_ = &input;
+    if (middle.defined()) {
+      middle_input_ = BlockInput(PixelTensor(middle, false));
+      u_ = &middle_input_;
+    }
     if (!normalized) {
-      statistics->weight = block_.pointwise;
+      kept_.statistics->weight = block_.pointwise;
       if (!block_.first.defined()) {
         return;
       }
     }
+    const auto& u = u_->images();
     const ImageParts parts(x.images, normalized ? mid * padded : 0);
     PartSums<double> sums(parts, normalized ? padded : 0);
     PartSums<double> products(parts, normalized ? mid * padded : 0);
@@ -116,43 +121,42 @@ class BlockForward {
       first.emplace(*kernels_.forward, kernels::matrix_of(block_.first));
     }
     parts.run([&](int64_t part, int64_t begin, int64_t end) {
-      for (int64_t image = begin; image < end; ++image) {
+      for_cached_pixels(u, begin, end, x.channels, [&](int64_t at, int64_t pixels) {
         if (first) {
-          first->run({x.at(image), 0, x.channels}, {u_.at(image), 0, padded}, width_, 1,
-                     x.pixels());
+          const float* from = input.read(at, pixels, scratch(4, input.room(pixels)));
+          first->run({from, 0, x.channels}, {u.data + at * padded, 0, padded}, width_, 1, pixels,
+                     {}, {prefetch_from(x, at + pixels)});
         }
         if (normalized) {
-          add_products(image, mid, sums.of(part), products.of(part));
+          add_products(at, pixels, mid, sums.of(part), products.of(part));
         }
-      }
+      });
     });
     if (normalized) {
-      const auto sum = sums.total();
-      const auto product = products.total();
-      solve_inner_statistics(block_, as_tensor(sum).narrow(0, 0, mid),
-                             as_tensor(product).view({mid, padded}).narrow(1, 0, mid),
-                             x.images * x.pixels(), *statistics);
+      solve_inner_statistics(block_, sums.total(), {mid, padded, products.total()},
+                             x.images * x.pixels(), *kept_.statistics);
     }
   }
 
-  /// Adds one image's sums and products of channels of `u` to those in double.
-  void add_products(int64_t image, int64_t mid, double* sums, double* products) const {
-    const int64_t padded = u_.channels;
+  /// Adds the sums and products of channels of some pixels of `u` to those in double.
+  void add_products(int64_t first, int64_t pixels, int64_t mid, double* sums,
+                    double* products) const {
+    const int64_t padded = u_->images().channels;
     const int64_t size = mid * padded;
     float* local = scratch(0, size + padded);
     std::fill_n(local, size + padded, 0.0F);
     kernels::OuterProducts o;
-    o.left = o.right = u_.at(image);
+    o.left = o.right = u_->read(first, pixels, scratch(4, u_->room(pixels)));
     o.left_pixel = o.right_pixel = padded;
     o.rows = mid;
     o.vectors = padded / width_;
     o.sums = local;
-    o.pixels = u_.pixels();
+    o.pixels = pixels;
     kernels_.outer_products(o);
     kernels::Moments m;
-    m.input = u_.at(image);
+    m.input = o.left;
     m.sums = local + size;
-    m.pixels = u_.pixels();
+    m.pixels = pixels;
     m.vectors = o.vectors;
     kernels_.moments(m);
     for (int64_t i = 0; i < size; ++i) {
@@ -174,20 +178,21 @@ class BlockForward {
 
   /// Both convolutions into `z`; the sums of its channels, then of their squares.
   PerChannel convolve(const ImageParts& parts, const PixelTensor& z) {
-    const PackedPointwise pointwise(*kernels_.forward, kernels::matrix_of(statistics->weight),
-                                    statistics->bias);
+    const PackedPointwise pointwise(*kernels_.forward, kernels::matrix_of(kept_.statistics->weight),
+                                    kept_.statistics->bias);
     const auto depthwise = kernels::pack_depthwise(block_.depthwise, block_.bias, width_);
     const auto& g = block_.geometry;
-    const int64_t padded_width = u_.width + 2 * g.padding[1];
+    const auto& u = u_->images();
+    const int64_t padded_width = u.width + 2 * g.padding[1];
     const int64_t vectors = z.channels / width_;
     const int64_t band = band_rows(padded_width, z.channels, z.height);
     const int64_t window = g.reach(0) + 1;
     const int64_t row = padded_width * width_;
     const int64_t plane = ((band - 1) * g.stride[0] + window) * row;
     if (block_.pointwise.size(1) >= HiddenImages::fewest_channels) {
-      hidden = HiddenImages::empty(u_, vectors, width_);
+      kept_.hidden = HiddenImages::empty(u, vectors, width_);
     }
-    const HiddenImages keeper(hidden);
+    const HiddenImages keeper(kept_.hidden);
     PartSums<double> moments(parts, 2 * z.channels);
 
     kernels::Depthwise d;
@@ -218,7 +223,10 @@ class BlockForward {
             std::memmove(to, to + band * g.stride[0] * row,
                          static_cast<std::size_t>(kept * row) * sizeof(float));
           }
-          make_rows(image, top, top + kept, bottom, planes, plane, row, pointwise, keeper);
+          // Where the output will be.
+          const kernels::Prefetch soon = {z.at(image, first),
+                                          z.channels / (g.stride[0] * g.stride[1])};
+          make_rows(image, top, top + kept, bottom, planes, plane, row, pointwise, keeper, soon);
           made = bottom;
           step.output = {z.at(image, first), z.width * z.channels, z.channels};
           step.rows = rows;
@@ -233,14 +241,15 @@ class BlockForward {
   }
 
   /// Makes the rows `begin` to `end` of the padded image; the planes start at row `top` of it.
-  /// `keeper` takes a copy, if there is one.
+  /// `keeper` takes a copy, if there is one; meanwhile `soon` is fetched.
   void make_rows(int64_t image, int64_t top, int64_t begin, int64_t end, float* planes,
                  int64_t plane, int64_t row, const PackedPointwise& pointwise,
-                 const HiddenImages& keeper) const {
+                 const HiddenImages& keeper, const kernels::Prefetch& soon) const {
     const int64_t vectors = block_.pointwise.size(0) / width_;
     const auto& padding = block_.geometry.padding;
+    const auto& u = u_->images();
     const int64_t inside = std::clamp(padding[0], begin, end);
-    const int64_t outside = std::clamp(padding[0] + u_.height, inside, end);
+    const int64_t outside = std::clamp(padding[0] + u.height, inside, end);
     for (int64_t v = 0; v < vectors; ++v) {
       float* to = planes + v * plane;
       std::fill(to + (begin - top) * row, to + (inside - top) * row, 0.0F);
@@ -249,8 +258,11 @@ class BlockForward {
     if (outside > inside) {
       const int64_t first = inside - padding[0];
       float* to = planes + (inside - top) * row + padding[1] * width_;
-      pointwise.run({u_.at(image, first), u_.width * u_.channels, u_.channels}, {to, row, width_},
-                    plane, outside - inside, u_.width);
+      const int64_t pixels = (outside - inside) * u.width;
+      const float* from =
+          u_->read((image * u.height + first) * u.width, pixels, scratch(4, u_->room(pixels)));
+      pointwise.run({from, u.width * u.channels, u.channels}, {to, row, width_}, plane,
+                    outside - inside, u.width, {}, {soon});
       if (keeper.defined()) {
         keeper.store(image, first, outside - inside, to, row, plane);
       }
@@ -260,7 +272,9 @@ class BlockForward {
   const TrainingBlock& block_;
   const kernels::TrainingKernelTable& kernels_;
   int64_t width_;
-  PixelTensor u_;
+  KeptBlock kept_;
+  BlockInput middle_input_;
+  const BlockInput* u_ = nullptr;
 };
 
 }  // namespace bsconv::detail

@@ -4,6 +4,7 @@
 #include <torch/custom_class.h>
 #include <torch/types.h>
 #include <bsconv/autograd/block.hpp>
+#include <bsconv/autograd/small_matrix.hpp>
 #include <bsconv/autograd/statistics.hpp>
 
 #include <cstdint>
@@ -16,10 +17,10 @@ namespace bsconv::detail {
 /// normalization, or the block's input. Since everything up to the depthwise convolution is linear,
 /// the mean and the covariance of `u` tell the statistics of both inner batch normalizations.
 struct BlockStatistics : torch::CustomClassHolder {
-  /// Mean of `u`, `[mid]`; undefined without inner batch normalizations.
-  torch::Tensor mean;
+  /// Mean of `u`, `[mid]`; empty without inner batch normalizations.
+  PerChannel mean;
   /// Covariance of `u`, `[mid, mid]`.
-  torch::Tensor covariance;
+  SmallMatrix covariance;
   /// The batch normalization behind `first`.
   Normalization first;
   /// The batch normalization behind `pointwise`.
@@ -33,34 +34,48 @@ struct BlockStatistics : torch::CustomClassHolder {
   torch::Tensor bias;
 };
 
-/// Fills in all but `outer` from `sums` `[mid]` and `products` `[mid, mid]`, double, of `count`
-/// pixels of `u`, for a block with inner batch normalizations. Brings the running statistics up to
-/// date.
-inline void solve_inner_statistics(const TrainingBlock& block, const torch::Tensor& sums,
-                                   const torch::Tensor& products, int64_t count,
-                                   BlockStatistics& s) {
-  const auto weight = block.pointwise.detach().to(torch::kDouble).flatten(1);
+/// Fills in all but `outer` from `sums`, at least `mid`, and `products`, `[mid, at least mid]`, of
+/// `count` pixels of `u`, for a block with inner batch normalizations. Brings the running
+/// statistics up to date.
+inline void solve_inner_statistics(const TrainingBlock& block, const PerChannel& sums,
+                                   const SmallMatrix& products, int64_t count, BlockStatistics& s) {
+  const SmallMatrix weight(block.pointwise);
+  const int64_t out = weight.rows();
+  const int64_t mid = weight.columns();
   const auto n = static_cast<double>(count);
-  s.mean = sums / n;
-  s.covariance = products / n - torch::outer(s.mean, s.mean);
+  s.mean.assign(sums.begin(), sums.begin() + mid);
+  s.covariance = SmallMatrix(mid, mid);
+  PerChannel variance(s.mean);
+  for (int64_t i = 0; i < mid; ++i) {
+    s.mean[i] /= n;
+    for (int64_t j = 0; j <= i; ++j) {
+      const double both = products.at(i, j) / n - s.mean[i] * s.mean[j];
+      s.covariance.at(i, j) = s.covariance.at(j, i) = both;
+    }
+    variance[i] = s.covariance.at(i, i);
+  }
   // What the pointwise convolution reads has this mean, and deviates from it by `scaled` times
   // what `u` deviates from its own.
   auto read_mean = s.mean;
   auto scaled = weight;
   if (block.first_norm) {
-    s.first = normalize(*block.first_norm, per_channel(s.mean),
-                        per_channel(s.covariance.diagonal()), count);
-    read_mean = as_tensor(s.first.bias);
-    scaled = weight * as_tensor(s.first.scale);
+    s.first = normalize(*block.first_norm, s.mean, variance, count);
+    read_mean = s.first.bias;
+    scaled.scale_columns(s.first.scale);
   }
-  s.pointwise = normalize(*block.pointwise_norm, per_channel(weight.mv(read_mean)),
-                          per_channel((scaled.matmul(s.covariance) * scaled).sum(1)), count);
-  const auto whole = as_tensor(s.pointwise.scale).unsqueeze(1) * scaled;
-  s.weight = whole.to(torch::kFloat);
-  s.bias = (as_tensor(s.pointwise.bias) - whole.mv(s.mean)).to(torch::kFloat);
+  s.pointwise = normalize(*block.pointwise_norm, weight.times(read_mean),
+                          row_products(scaled.times(s.covariance), scaled), count);
+  scaled.scale_rows(s.pointwise.scale);
+  s.weight = scaled.floats();
+  auto bias = scaled.times(s.mean);
+  for (int64_t i = 0; i < out; ++i) {
+    bias[i] = s.pointwise.bias[i] - bias[i];
+  }
+  s.bias = float_tensor(bias);
 }
 
-/// Gradients of everything in front of the depthwise convolution; undefined where there is none.
+/// Gradients of everything in front of the depthwise convolution, float; undefined where there is
+/// none.
 struct InnerGradients {
   /// `[out, mid]`
   torch::Tensor pointwise;
@@ -69,52 +84,88 @@ struct InnerGradients {
   torch::Tensor first_weight;
   torch::Tensor first_bias;
   /// The gradient of `u` is `weight^T g + by_middle u + constant`, with `g` the gradient of the
-  /// depthwise convolution's input; float. Undefined without inner batch normalizations.
+  /// depthwise convolution's input. Undefined without inner batch normalizations.
   torch::Tensor by_middle;
   torch::Tensor constant;
 };
 
 /// Solves for the gradients of a block with inner batch normalizations, given `products`
 /// `[mid, out]`, the sum over `count` pixels of `u` times the gradient `g` of the depthwise
-/// convolution's input, and `sums` `[out]`, the sum of `g`; both double.
+/// convolution's input, and `sums` `[out]`, the sum of `g`.
 ///
 /// With `v = W a (u - mean) + …` the input of the batch normalization behind `pointwise`, `a` the
 /// scale of the one behind `first` (or 1), and both batch normalizations' own gradients inserted:
 /// sums over pixels occur only in these two and in the covariance of `u`.
 inline InnerGradients solve_inner_gradients(const TrainingBlock& block, const BlockStatistics& s,
-                                            const torch::Tensor& products,
-                                            const torch::Tensor& sums, int64_t count) {
+                                            const SmallMatrix& products, const PerChannel& sums,
+                                            int64_t count) {
   InnerGradients result;
   const auto n = static_cast<double>(count);
-  const auto weight = block.pointwise.detach().to(torch::kDouble).flatten(1);
-  const auto first_scale = as_tensor(s.first.scale);
-  const auto scaled = block.first_norm ? weight * first_scale : weight;
-  const auto scale = as_tensor(s.pointwise.scale).unsqueeze(1);
-  const auto deviation = as_tensor(s.pointwise.deviation);
-  // The sum over pixels of g times u - mean, [out, mid].
-  const auto centered = products.t() - torch::outer(sums, s.mean);
-  result.pointwise_bias = sums.to(torch::kFloat);
-  result.pointwise_weight = (scaled * centered).sum(1) / deviation;
-  // The sum over pixels of the gradient of v times u - mean, [out, mid].
-  const auto ratio = result.pointwise_weight / deviation;
-  const auto inner = scale * (centered - ratio.unsqueeze(1) * scaled.matmul(s.covariance));
-  const auto spread = weight * scale;
-  auto by_middle = -spread.t().matmul(scaled * (ratio / n).unsqueeze(1));
-  auto constant = -spread.t().mv(sums / n);
-  result.pointwise = inner;
+  const SmallMatrix weight(block.pointwise);
+  const int64_t out = weight.rows();
+  const int64_t mid = weight.columns();
+  auto scaled = weight;
   if (block.first_norm) {
-    result.pointwise = inner * first_scale;
-    const auto first_deviation = as_tensor(s.first.deviation);
-    const auto products_first = (weight * inner).sum(0);
-    result.first_weight = products_first / first_deviation;
-    // The batch normalization behind `pointwise` takes away whatever this one adds.
-    result.first_bias = torch::zeros_like(result.first_weight);
-    by_middle = by_middle * first_scale.unsqueeze(1) -
-                torch::diag(first_scale * result.first_weight / (n * first_deviation));
-    constant = constant * first_scale;
+    scaled.scale_columns(s.first.scale);
   }
-  result.by_middle = by_middle.to(torch::kFloat);
-  result.constant = (constant - by_middle.mv(s.mean)).to(torch::kFloat);
+  // The sum over pixels of g times u - mean, then of the gradient of v times u - mean.
+  SmallMatrix inner(out, mid);
+  for (int64_t o = 0; o < out; ++o) {
+    for (int64_t m = 0; m < mid; ++m) {
+      inner.at(o, m) = products.at(m, o) - sums[o] * s.mean[m];
+    }
+  }
+  auto pointwise_weight = row_products(scaled, inner);
+  auto ratio = pointwise_weight;
+  const auto correction = scaled.times(s.covariance);
+  for (int64_t o = 0; o < out; ++o) {
+    const double deviation = s.pointwise.deviation[o];
+    pointwise_weight[o] /= deviation;
+    ratio[o] /= deviation * deviation;
+    for (int64_t m = 0; m < mid; ++m) {
+      inner.at(o, m) = s.pointwise.scale[o] * (inner.at(o, m) - ratio[o] * correction.at(o, m));
+    }
+  }
+  result.pointwise_bias = float_tensor(sums);
+  result.pointwise_weight = float_tensor(pointwise_weight);
+  // The transpose of the weight behind `u`, up to the scale of `first`.
+  SmallMatrix back(mid, out);
+  for (int64_t o = 0; o < out; ++o) {
+    for (int64_t m = 0; m < mid; ++m) {
+      back.at(m, o) = weight.at(o, m) * s.pointwise.scale[o];
+      scaled.at(o, m) *= -ratio[o] / n;
+    }
+  }
+  auto by_middle = back.times(scaled);
+  auto constant = back.times(sums);
+  for (double& value : constant) {
+    value /= -n;
+  }
+  if (block.first_norm) {
+    PerChannel first_weight(s.mean.size());
+    for (int64_t m = 0; m < mid; ++m) {
+      for (int64_t o = 0; o < out; ++o) {
+        first_weight[m] += weight.at(o, m) * inner.at(o, m);
+      }
+      first_weight[m] /= s.first.deviation[m];
+    }
+    inner.scale_columns(s.first.scale);
+    by_middle.scale_rows(s.first.scale);
+    for (int64_t m = 0; m < mid; ++m) {
+      by_middle.at(m, m) -= s.first.scale[m] * first_weight[m] / (n * s.first.deviation[m]);
+      constant[m] *= s.first.scale[m];
+    }
+    result.first_weight = float_tensor(first_weight);
+    // The batch normalization behind `pointwise` takes away whatever this one adds.
+    result.first_bias = float_tensor(PerChannel(s.mean.size()));
+  }
+  result.pointwise = inner.floats();
+  result.by_middle = by_middle.floats();
+  const auto of_mean = by_middle.times(s.mean);
+  for (int64_t m = 0; m < mid; ++m) {
+    constant[m] -= of_mean[m];
+  }
+  result.constant = float_tensor(constant);
   return result;
 }
 

@@ -50,6 +50,14 @@ struct PixelTensor {
 /// Refers to `tensor` `[N, C, H, W]`, float, channels_last.
 inline PixelTensor pixels_of(const torch::Tensor& tensor) { return {tensor, true}; }
 
+/// `images` from a pixel on, for a kernel to fetch; nothing without any, or behind the last.
+inline kernels::Prefetch prefetch_from(const PixelTensor& images, int64_t first) {
+  if (first >= images.images * images.pixels()) {
+    return {};
+  }
+  return {images.data + first * images.channels, images.channels};
+}
+
 /// `[N, H, W, channels]` with the channels of `image` (`[N, C, H, W]`), then zeros.
 inline torch::Tensor pad_channels(const torch::Tensor& image, int64_t channels) {
   const auto last = image.permute({0, 2, 3, 1});
@@ -78,6 +86,9 @@ inline PixelTensor whole_vectors_of(const torch::Tensor& tensor, int64_t width) 
   }
   return result;
 }
+
+/// Over fewer pixels, sums of products take as long to read and write as to add up.
+constexpr int64_t few_pixels = 64;
 
 /// Images are dealt out in parts, whose sums are added in order: results don't depend on which
 /// thread does which, nor, up to 4 threads, on their number. A thread that is done with
@@ -218,8 +229,10 @@ class PackedPointwise {
 
   /// Computes `rows` rows of `pixels` pixels. `vector` is the distance between vectors of a pixel
   /// of `output`, which gets whole vectors; `added`, laid out like a pixel-major output, is added.
+  /// Meanwhile `soon` is fetched.
   void run(kernels::Image<const float> input, kernels::Image<float> output, int64_t vector,
-           int64_t rows, int64_t pixels, kernels::Image<const float> added = {}) const {
+           int64_t rows, int64_t pixels, kernels::Image<const float> added = {},
+           const std::array<kernels::Prefetch, 2>& soon = {}) const {
     static constexpr int64_t no_offset = 0;
     kernels::Convolution c;
     c.input = input;
@@ -228,6 +241,7 @@ class PackedPointwise {
     c.output_vector = vector;
     c.rows = rows;
     c.pixels = pixels;
+    std::copy(soon.begin(), soon.end(), c.prefetch);
     for (const auto& panel : packed_.panels) {
       c.output = output;
       c.output.data += panel.first * vector;
@@ -239,6 +253,7 @@ class PackedPointwise {
       c.weights = packed_.data.data() + panel.weights;
       c.bias = packed_.data.data() + panel.bias;
       kernels_->convolve(c);
+      std::fill_n(c.prefetch, 2, kernels::Prefetch{});
     }
   }
 

@@ -3,96 +3,57 @@
 
 #include <torch/types.h>
 #include <bsconv/autograd/images.hpp>
+#include <bsconv/autograd/normalization_sums.hpp>
 #include <bsconv/autograd/statistics.hpp>
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
 namespace bsconv::detail {
 
-/// How a gradient passes a batch normalization and an activation: its sums, and what it becomes.
+/// How a gradient passes a batch normalization and an activation, once its sums are known: what it
+/// becomes.
 ///
 /// `g`, the gradient where the activation lets it pass, becomes
 /// `scale (g - mean(g) - xhat mean(g xhat))`, `xhat = (x - mean) / deviation`.
 class NormalizationBackward {
  public:
-  /// For `gradient`, the gradient of `activation(norm(input) + residual)`. All are `[N, C, H, W]`,
-  /// float, channels_last. `output` is that function's value; it is used if there was a residual.
-  /// `rows` goes by `whole_vectors_of` them.
+  /// For `gradient`, the gradient of `activation(norm(input) + residual)`, which is summed up here.
+  /// All are `[N, C, H, W]`, float, channels_last. `output` is that function's value; it is used if
+  /// there was a residual. `rows` goes by `whole_vectors_of` them.
   NormalizationBackward(const torch::Tensor& gradient, const torch::Tensor& input,
                         const torch::Tensor& output, bool with_residual, const Normalization& norm,
                         kernels::Activation activation, const kernels::TrainingKernelTable& kernels)
-      : gradient_tensor_(gradient), input_(whole_vectors_of(input, kernels.forward->width)) {
-    const int64_t width = kernels.forward->width;
-    const int64_t channels = input_.channels;
-    const int64_t group = channels / input.size(1);
-    const auto pack = [&](const PerChannel& values) {
-      return kernels::pack_channels(values, width, group);
-    };
-    const auto from = whole_vectors_of(gradient, width);
-    scale_ = pack(norm.scale);
-    shift_ = pack(norm.shift());
-    const auto mean = pack(norm.mean);
-    PixelTensor passed;
-    kernels::GradientSums g;
-    g.slope.activation = activation;
-    g.mean = mean.data();
-    g.vectors = channels / width;
+      : NormalizationBackward(gradient, input, activation, kernels) {
+    NormalizationSums step(input_, group_, norm, activation, kernels);
     if (with_residual) {
-      residual_gradient = activation == kernels::Activation::identity
-                              ? gradient
-                              : empty_images(input, input.size(1), input.size(2), input.size(3));
-      passed = whole_vectors_of(residual_gradient, width);
-    } else {
-      g.slope.scale = scale_.data();
-      g.slope.shift = shift_.data();
+      // The residual's gradient is `g`, which takes the gradient's place from here on.
+      const bool passes = activation == kernels::Activation::identity;
+      residual_gradient =
+          passes ? gradient : empty_images(input, input.size(1), input.size(2), input.size(3));
+      gradient_tensor_ = residual_gradient;
+      gradient_ = whole_vectors_of(gradient_tensor_, kernels.forward->width);
+      activation_ = kernels::Activation::identity;
+      step.with_residual(passes ? input_.data : output.const_data_ptr<float>(),
+                         passes ? nullptr : gradient_.data);
     }
-    const bool writes = with_residual && activation != kernels::Activation::identity;
-    const float* slope_input =
-        with_residual ? output.const_data_ptr<float>() : input.const_data_ptr<float>();
+    const auto from = whole_vectors_of(gradient, kernels.forward->width);
     const ImageParts parts(from.images);
-    PartSums<double> totals(parts, 2 * channels);
-    // Few enough pixels that all their channels stay in the first-level cache.
-    const int64_t block = std::max<int64_t>(16, 4096 / channels);
+    PartSums<double> totals(parts, step.size());
     parts.run([&](int64_t part, int64_t begin, int64_t end) {
-      float* sums = scratch(0, 2 * channels);
-      double* to = totals.of(part);
-      auto step = g;
-      step.sums = sums;
-      step.products = sums + channels;
       for (int64_t image = begin; image < end; ++image) {
-        std::fill_n(sums, 2 * channels, 0.0F);
-        for (int64_t pixel = 0; pixel < from.pixels(); pixel += block) {
-          const int64_t at = (image * from.pixels() + pixel) * channels;
-          step.gradient = from.data + at;
-          step.input = input_.data + at;
-          step.slope_input = slope_input + at;
-          step.passed = writes ? passed.data + at : nullptr;
-          step.pixels = std::min(block, from.pixels() - pixel);
-          kernels.gradient_sums(step);
-        }
-        for (int64_t i = 0; i < 2 * channels; ++i) {
-          to[i] += static_cast<double>(sums[i]);
-        }
+        step.add(from.at(image), image * from.pixels(), from.pixels(), totals.of(part));
       }
     });
-    const auto both = fold_groups(totals.total(), group);
-    const auto count = static_cast<double>(from.images * from.pixels() * group);
-    const std::size_t size = norm.mean.size();
-    bias.assign(both.begin(), both.begin() + static_cast<std::ptrdiff_t>(size));
-    weight.resize(size);
-    PerChannel by_input(size);
-    PerChannel constant(size);
-    for (std::size_t c = 0; c < size; ++c) {
-      weight[c] = both[size + c] / norm.deviation[c];
-      by_input[c] = -norm.scale[c] * weight[c] / (norm.deviation[c] * count);
-      constant[c] = -norm.scale[c] * bias[c] / count - by_input[c] * norm.mean[c];
-    }
-    by_input_ = pack(by_input);
-    constant_ = pack(constant);
-    gradient_ = with_residual ? passed : from;
-    activation_ = with_residual ? kernels::Activation::identity : activation;
+    solve(norm, totals.total());
+  }
+
+  /// The same without a residual, with the `sums` that a `NormalizationSums` has found.
+  NormalizationBackward(const torch::Tensor& gradient, const torch::Tensor& input,
+                        const PerChannel& sums, const Normalization& norm,
+                        kernels::Activation activation, const kernels::TrainingKernelTable& kernels)
+      : NormalizationBackward(gradient, input, activation, kernels) {
+    solve(norm, sums);
   }
 
   /// What the gradient becomes, for `rows` rows of `image` from `first` on; the caller sets where
@@ -103,9 +64,7 @@ class NormalizationBackward {
     n.gradient = {gradient_.at(image, first), row, gradient_.channels};
     n.input = {input_.at(image, first), row, input_.channels};
     n.slope_input = n.input;
-    n.slope.activation = activation_;
-    n.slope.scale = scale_.data();
-    n.slope.shift = shift_.data();
+    n.slope = {activation_, scale_.data(), shift_.data()};
     n.by_gradient = scale_.data();
     n.by_input = by_input_.data();
     n.constant = constant_.data();
@@ -122,9 +81,42 @@ class NormalizationBackward {
   PerChannel bias;
 
  private:
+  NormalizationBackward(const torch::Tensor& gradient, const torch::Tensor& input,
+                        kernels::Activation activation, const kernels::TrainingKernelTable& kernels)
+      : gradient_tensor_(gradient),
+        input_(whole_vectors_of(input, kernels.forward->width)),
+        gradient_(whole_vectors_of(gradient, kernels.forward->width)),
+        group_(input_.channels / input.size(1)),
+        width_(kernels.forward->width),
+        activation_(activation) {}
+
+  void solve(const Normalization& norm, const PerChannel& sums) {
+    const auto both = fold_groups(sums, group_);
+    const auto count = static_cast<double>(input_.images * input_.pixels() * group_);
+    const std::size_t size = norm.mean.size();
+    bias.assign(both.begin(), both.begin() + static_cast<std::ptrdiff_t>(size));
+    weight.resize(size);
+    PerChannel by_input(size);
+    PerChannel constant(size);
+    for (std::size_t c = 0; c < size; ++c) {
+      weight[c] = both[size + c] / norm.deviation[c];
+      by_input[c] = -norm.scale[c] * weight[c] / (norm.deviation[c] * count);
+      constant[c] = -norm.scale[c] * bias[c] / count - by_input[c] * norm.mean[c];
+    }
+    const auto pack = [&](const PerChannel& values) {
+      return kernels::pack_channels(values, width_, group_);
+    };
+    scale_ = pack(norm.scale);
+    shift_ = pack(norm.shift());
+    by_input_ = pack(by_input);
+    constant_ = pack(constant);
+  }
+
   torch::Tensor gradient_tensor_;  // Keeps the memory alive that `gradient_` refers to.
   PixelTensor input_;
   PixelTensor gradient_;
+  int64_t group_;
+  int64_t width_;
   kernels::Activation activation_;
   kernels::AlignedFloats scale_;
   kernels::AlignedFloats shift_;

@@ -7,6 +7,7 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <vector>
 
 /// \file
 /// The fused operators for training, as layers see them.
@@ -22,9 +23,10 @@ struct TrainingOperators {
   /// Whether there are kernels for normalizations of images of this size or, with one pixel, for
   /// blocks of this many output channels.
   bool (*supports)(int64_t channels, int64_t pixels);
-  /// A block on `input` `[N, C, H, W]` plus `residual`, which may be undefined.
-  torch::Tensor (*block)(const torch::Tensor& input, const TrainingBlock& block,
-                         const torch::Tensor& residual);
+  /// Blocks in a row on `input` `[N, C, H, W]`; the last one's output plus `residual`, which may be
+  /// undefined, in front of its activation. All but the last have a batch normalization at the end.
+  torch::Tensor (*blocks)(const torch::Tensor& input, const std::vector<TrainingBlock>& blocks,
+                          const torch::Tensor& residual);
   /// `activation(norm(input) + residual)`.
   torch::Tensor (*norm)(const torch::Tensor& input, const TrainingBatchNorm& norm,
                         kernels::Activation activation, const torch::Tensor& residual);

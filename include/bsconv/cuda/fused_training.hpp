@@ -10,6 +10,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <vector>
 
 /// \file
 /// Fused training on CUDA devices: pointwise convolutions, and depthwise ones with the batch
@@ -39,9 +40,14 @@ inline gpu::TrainingOperators& training_operators_of(torch::Device device) {
 inline bool register_training_operators() {
   static const bsconv::detail::TrainingOperators operators = {
       [](int64_t channels, int64_t /*pixels*/) { return channels > 0; },
-      [](const torch::Tensor& input, const bsconv::detail::TrainingBlock& block,
+      [](const torch::Tensor& input, const std::vector<bsconv::detail::TrainingBlock>& blocks,
          const torch::Tensor& residual) {
-        return training_operators_of(input.device()).block(input, block, residual);
+        auto& found = training_operators_of(input.device());
+        auto x = input;
+        for (const auto& block : blocks) {
+          x = found.block(x, block, &block == &blocks.back() ? residual : torch::Tensor());
+        }
+        return x;
       },
       [](const torch::Tensor& input, const bsconv::detail::TrainingBatchNorm& norm,
          kernels::Activation activation, const torch::Tensor& residual) {

@@ -74,7 +74,7 @@ class BSConvSImpl : public torch::nn::Cloneable<BSConvSImpl>, public Regularized
     if (pw) {
       return dw->forward(pw->forward(input));
     }
-    if (auto output = detail::fused_layer(input, parts())) {
+    if (auto output = detail::run_fused_layers(input, {{parts()}})) {
       return *std::move(output);
     }
     auto x = pw1->forward(input);

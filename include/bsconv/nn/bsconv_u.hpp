@@ -55,7 +55,7 @@ class BSConvUImpl : public torch::nn::Cloneable<BSConvUImpl> {
   /// Maps `input` `[N, in_channels, H, W]` to `[N, out_channels, H', W']`.
   torch::Tensor forward(const torch::Tensor& input) {
     detail::check_input("BSConvU", input, options.in_channels());
-    if (auto output = detail::fused_layer(input, parts())) {
+    if (auto output = detail::run_fused_layers(input, {{parts()}})) {
       return *std::move(output);
     }
     auto x = pw->forward(input);

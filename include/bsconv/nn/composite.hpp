@@ -116,7 +116,7 @@ class CompositeBase : public LayerImpl, public ChildHost {
       const auto at = [&](std::size_t ahead) {
         return index + ahead < end ? slots_.at(index + ahead).layer.ptr().get() : nullptr;
       };
-      if (auto run = detail::fused_run(*at(0), at(1), at(2), input)) {
+      if (auto run = detail::fused_run(at, input)) {
         input = std::move(run->output);
         index += run->modules;
       } else {

@@ -13,19 +13,22 @@
 #include <bsconv/nn/call_observer.hpp>
 #include <bsconv/nn/graft.hpp>
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <optional>
+#include <utility>
 #include <variant>
+#include <vector>
 
 /// \file
 /// When layers run on the fused kernels for training, and as what.
 
 namespace bsconv::detail {
 
-/// What follows a layer: its batch normalization, activation and residual, as far as there are.
+/// What follows a batch normalization: an activation and, in front of it, a residual, as far as
+/// there are.
 struct Followers {
-  const torch::nn::BatchNorm2dImpl* norm = nullptr;
   kernels::Activation activation = kernels::Activation::identity;
   torch::Tensor residual;
 };
@@ -131,54 +134,48 @@ struct LayerParts {
   const torch::nn::Conv2dImpl* depthwise = nullptr;
 };
 
-/// The layer of these parts on `input`, with what follows it, on the fused kernels; none where they
-/// don't apply, so that LibTorch's operators have to do it.
-inline std::optional<torch::Tensor> fused_layer(const torch::Tensor& input, const LayerParts& parts,
-                                                const Followers& followers = {}) {
-  const int64_t out = parts.depthwise->options.out_channels();
-  const auto* operators =
-      parts.depthwise->is_training() ? training_operators_for(input, out) : nullptr;
-  if (operators == nullptr) {
-    return std::nullopt;
-  }
-  const auto device = input.device();
-  if (input.scalar_type() != torch::kFloat && !at::autocast::is_autocast_enabled(device.type())) {
-    // LibTorch says that the weights are of another type.
-    return std::nullopt;
-  }
+/// The same with the batch normalization and the activation behind them, as far as there are.
+struct NormalizedLayer {
+  LayerParts parts;
+  const torch::nn::BatchNorm2dImpl* norm = nullptr;
+  kernels::Activation activation = kernels::Activation::identity;
+};
+
+/// `layer` as the kernels of `device` take it, on images of these sizes, `[N, C, H, W]`, which
+/// become those of its output; none if the kernels can't.
+inline std::optional<TrainingBlock> training_block(const NormalizedLayer& layer,
+                                                   std::array<int64_t, 4>& sizes,
+                                                   torch::Device device) {
+  const auto& parts = layer.parts;
   const auto plain = [&](const torch::nn::Conv2dImpl* conv, bool pointwise) {
     return conv == nullptr ||
            (grafted_substitute(*conv) == nullptr && conv->weight.defined() &&
             is_own(conv->weight, device) && (!pointwise || !conv->bias.defined()));
   };
+  const auto& reads = parts.first != nullptr ? *parts.first : *parts.pointwise;
   const auto geometry = depthwise_geometry(*parts.depthwise);
-  if (!geometry || !plain(parts.first, true) || !plain(parts.pointwise, true) ||
+  if (!parts.depthwise->is_training() || !geometry || sizes[1] != reads.options.in_channels() ||
+      !plain(parts.first, true) || !plain(parts.pointwise, true) ||
       !plain(parts.depthwise, false) || !is_own(parts.depthwise->bias, device)) {
     return std::nullopt;
   }
-  const int64_t height = geometry->output_size(0, input.size(2));
-  const int64_t width = geometry->output_size(1, input.size(3));
-  if (height < 1 || width < 1) {
+  const int64_t out = parts.depthwise->options.out_channels();
+  const std::array<int64_t, 4> output = {sizes[0], out, geometry->output_size(0, sizes[2]),
+                                         geometry->output_size(1, sizes[3])};
+  if (output[2] < 1 || output[3] < 1) {
     return std::nullopt;
   }
   TrainingBlock block;
   const auto add = [&](auto& to, const torch::nn::BatchNorm2dImpl* norm, int64_t channels,
-                       int64_t values) {
+                       const std::array<int64_t, 4>& images) {
     if (norm != nullptr) {
-      to = training_norm(*norm, channels, values, device);
+      to = training_norm(*norm, channels, images[0] * images[2] * images[3], device);
     }
     return norm == nullptr || to.has_value();
   };
-  const int64_t values = input.numel() / input.size(1);
-  if (!add(block.first_norm, parts.first_norm, parts.pointwise->options.in_channels(), values) ||
-      !add(block.pointwise_norm, parts.pointwise_norm, out, values) ||
-      !add(block.norm, followers.norm, out, input.size(0) * height * width)) {
-    return std::nullopt;
-  }
-  const auto& residual = followers.residual;
-  if (residual.defined() &&
-      (!is_image(residual, device) ||
-       residual.sizes() != torch::IntArrayRef({input.size(0), out, height, width}))) {
+  if (!add(block.first_norm, parts.first_norm, parts.pointwise->options.in_channels(), sizes) ||
+      !add(block.pointwise_norm, parts.pointwise_norm, out, sizes) ||
+      !add(block.norm, layer.norm, out, output)) {
     return std::nullopt;
   }
   if (parts.first != nullptr) {
@@ -188,8 +185,59 @@ inline std::optional<torch::Tensor> fused_layer(const torch::Tensor& input, cons
   block.depthwise = parts.depthwise->weight;
   block.bias = parts.depthwise->bias;
   block.geometry = *geometry;
-  block.activation = followers.activation;
-  return operators->block(input, block, residual);
+  block.activation = layer.activation;
+  sizes = output;
+  return block;
+}
+
+/// Layers in a row as the fused kernels take them.
+struct FusedLayers {
+  /// The operators that run them; null if there are none.
+  const TrainingOperators* operators = nullptr;
+  /// The layers, from the first on, as far as the kernels apply.
+  std::vector<TrainingBlock> blocks;
+  /// Sizes of the output, `[N, C, H, W]`.
+  std::array<int64_t, 4> sizes{};
+};
+
+/// `layers` on `input`, each on the output of the one before: the first ones that the fused kernels
+/// apply to. All but the last have a batch normalization.
+inline FusedLayers fused_layers(const torch::Tensor& input,
+                                const std::vector<NormalizedLayer>& layers) {
+  FusedLayers result;
+  const auto* operators = training_operators_for(input);
+  // Without autocast, LibTorch says that the weights are of another type.
+  if (operators == nullptr || (input.scalar_type() != torch::kFloat &&
+                               !at::autocast::is_autocast_enabled(input.device().type()))) {
+    return result;
+  }
+  std::copy_n(input.sizes().begin(), 4, result.sizes.begin());
+  for (const auto& layer : layers) {
+    if (!operators->supports(layer.parts.depthwise->options.out_channels(), 1)) {
+      break;
+    }
+    auto block = training_block(layer, result.sizes, input.device());
+    if (!block) {
+      break;
+    }
+    result.operators = operators;
+    result.blocks.push_back(*std::move(block));
+  }
+  return result;
+}
+
+/// Runs `layers` on `input`, all of them, with `residual` (which may be undefined) in front of the
+/// last activation; none where the kernels don't apply, so that LibTorch's operators have to do it.
+inline std::optional<torch::Tensor> run_fused_layers(const torch::Tensor& input,
+                                                     const std::vector<NormalizedLayer>& layers,
+                                                     const torch::Tensor& residual = {}) {
+  const auto found = fused_layers(input, layers);
+  if (found.operators == nullptr || found.blocks.size() != layers.size() ||
+      (residual.defined() && (!is_image(residual, input.device()) ||
+                              residual.sizes() != torch::IntArrayRef(found.sizes)))) {
+    return std::nullopt;
+  }
+  return found.operators->blocks(input, found.blocks, residual);
 }
 
 /// `conv` on `input`, a pointwise convolution without bias, on the fused kernels; none where they
@@ -213,8 +261,7 @@ inline std::optional<torch::Tensor> fused_pointwise(const torch::Tensor& input,
   return operators->pointwise(input, conv.weight, *options.stride());
 }
 
-/// `norm` on `input` with what follows it (`followers.norm` is not used), on the fused kernels;
-/// none where they don't apply.
+/// `norm` on `input` with what follows it, on the fused kernels; none where they don't apply.
 inline std::optional<torch::Tensor> fused_norm(const torch::Tensor& input,
                                                const torch::nn::BatchNorm2dImpl& norm,
                                                const Followers& followers) {

@@ -12,6 +12,7 @@
 #include <cstddef>
 #include <optional>
 #include <utility>
+#include <vector>
 
 namespace bsconv::detail {
 
@@ -34,48 +35,69 @@ struct FusedRun {
   torch::Tensor output;
 };
 
-/// Runs `first` and what follows it, as far as they fit together, on the fused kernels for
-/// training: a BSConv layer or a pointwise convolution with a batch normalization behind it, or a
-/// batch normalization, and in all cases an activation. None where nothing fits. `next` and `last`
-/// may be null.
-inline std::optional<FusedRun> fused_run(const torch::nn::Module& first,
-                                         const torch::nn::Module* next,
-                                         const torch::nn::Module* last,
-                                         const torch::Tensor& input) {
-  if (!first.is_training() || !fused_training_enabled()) {
+/// The parts of the BSConv layer that `module` is; none if it is another module, or one that
+/// `fuse()` has changed.
+inline std::optional<LayerParts> bsconv_parts(const torch::nn::Module* module) {
+  if (const auto* layer = dynamic_cast<const BSConvUImpl*>(module)) {
+    return layer->parts();
+  }
+  const auto* layer = dynamic_cast<const BSConvSImpl*>(module);
+  return layer != nullptr && !layer->is_fused() ? std::optional(layer->parts()) : std::nullopt;
+}
+
+/// Runs the first of the modules `at(0)`, `at(1)`, … (null behind the last), each on the output of
+/// the one before, as far as they fit together, on the fused kernels for training: BSConv layers
+/// with a batch normalization behind each, a pointwise convolution with one, or a batch
+/// normalization, and in all cases an activation. None where nothing fits.
+template <class At>
+std::optional<FusedRun> fused_run(const At& at, const torch::Tensor& input) {
+  const auto* first = at(0);
+  if (!first->is_training() || !fused_training_enabled()) {
     return std::nullopt;
   }
-  const auto finish = [](std::size_t modules, std::optional<torch::Tensor> output) {
-    return output ? std::optional<FusedRun>({modules, *std::move(output)}) : std::nullopt;
+  const auto norm_at = [&](std::size_t index) {
+    return dynamic_cast<const torch::nn::BatchNorm2dImpl*>(at(index));
   };
-  Followers followers;
-  if (const auto* norm = dynamic_cast<const torch::nn::BatchNorm2dImpl*>(&first)) {
-    const auto activation = fusible_activation(next);
-    followers.activation = activation.value_or(kernels::Activation::identity);
-    return finish(activation ? 2 : 1, fused_norm(input, *norm, followers));
+  const auto activation_or_identity = [](std::optional<kernels::Activation> activation) {
+    return activation.value_or(kernels::Activation::identity);
+  };
+  std::vector<NormalizedLayer> layers;
+  std::vector<std::size_t> modules = {0};
+  for (std::size_t i = 0;;) {
+    const auto parts = bsconv_parts(at(i));
+    const auto* norm = parts ? norm_at(i + 1) : nullptr;
+    if (norm == nullptr) {
+      break;
+    }
+    const auto activation = fusible_activation(at(i + 2));
+    layers.push_back({*parts, norm, activation_or_identity(activation)});
+    i += activation ? 3 : 2;
+    modules.push_back(i);
   }
-  followers.norm = dynamic_cast<const torch::nn::BatchNorm2dImpl*>(next);
-  if (followers.norm == nullptr) {
+  if (!layers.empty()) {
+    const auto found = fused_layers(input, layers);
+    if (found.operators == nullptr) {
+      return std::nullopt;
+    }
+    return FusedRun{modules.at(found.blocks.size()),
+                    found.operators->blocks(input, found.blocks, {})};
+  }
+  const auto* conv = dynamic_cast<const torch::nn::Conv2dImpl*>(first);
+  const std::size_t norm_index = conv != nullptr ? 1 : 0;
+  const auto* norm = norm_at(norm_index);
+  if (norm == nullptr) {
     return std::nullopt;
   }
-  const auto activation = fusible_activation(last);
-  followers.activation = activation.value_or(kernels::Activation::identity);
-  const std::size_t modules = activation ? 3 : 2;
-  if (const auto* layer = dynamic_cast<const BSConvUImpl*>(&first)) {
-    return finish(modules, fused_layer(input, layer->parts(), followers));
+  const auto convolved = conv != nullptr ? fused_pointwise(input, *conv) : input;
+  if (!convolved) {
+    return std::nullopt;
   }
-  if (const auto* layer = dynamic_cast<const BSConvSImpl*>(&first)) {
-    if (!layer->is_fused()) {
-      return finish(modules, fused_layer(input, layer->parts(), followers));
-    }
+  const auto activation = fusible_activation(at(norm_index + 1));
+  auto output = fused_norm(*convolved, *norm, {activation_or_identity(activation), {}});
+  if (output) {
+    return FusedRun{norm_index + (activation ? 2 : 1), *std::move(output)};
   }
-  if (const auto* layer = dynamic_cast<const torch::nn::Conv2dImpl*>(&first)) {
-    if (auto output = fused_pointwise(input, *layer)) {
-      auto run = finish(modules, fused_norm(*output, *followers.norm, followers));
-      return run ? std::move(run) : FusedRun{1, *std::move(output)};
-    }
-  }
-  return std::nullopt;
+  return conv != nullptr ? std::optional(FusedRun{1, *convolved}) : std::nullopt;
 }
 
 /// Runs `layer` (any module: `call` runs it) and `norm` behind it, adds `residual` and applies
@@ -83,19 +105,14 @@ inline std::optional<FusedRun> fused_run(const torch::nn::Module& first,
 template <class Call>
 std::optional<torch::Tensor> fused_residual(const torch::nn::Module& layer,
                                             const torch::nn::BatchNorm2dImpl& norm,
-                                            const torch::Tensor& input, Followers followers,
+                                            const torch::Tensor& input, const Followers& followers,
                                             const Call& call) {
   if (!norm.is_training() ||
       training_operators_for(input, norm.options.num_features()) == nullptr) {
     return std::nullopt;
   }
-  followers.norm = &norm;
-  if (const auto* bsconv = dynamic_cast<const BSConvUImpl*>(&layer)) {
-    return fused_layer(input, bsconv->parts(), followers);
-  }
-  const auto* bsconv = dynamic_cast<const BSConvSImpl*>(&layer);
-  if (bsconv != nullptr) {
-    return bsconv->is_fused() ? std::nullopt : fused_layer(input, bsconv->parts(), followers);
+  if (const auto parts = bsconv_parts(&layer)) {
+    return run_fused_layers(input, {{*parts, &norm, followers.activation}}, followers.residual);
   }
   const auto* conv = dynamic_cast<const torch::nn::Conv2dImpl*>(&layer);
   const auto output = conv == nullptr ? std::nullopt : fused_pointwise(input, *conv);

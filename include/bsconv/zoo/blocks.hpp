@@ -116,8 +116,21 @@ class ConvBlockImpl : public Composite<ConvBlockImpl> {
       return std::nullopt;
     }
     return bsconv::detail::fused_residual(
-        *module(conv_), *norm, input, {nullptr, *kind, residual},
+        *module(conv_), *norm, input, {*kind, residual},
         [this](const torch::Tensor& x) { return call(conv_, x); });
+  }
+
+  /// The block as one of several layers that run on the fused kernels for training together; none
+  /// if they can't, as without a BSConv layer or a batch normalization.
+  std::optional<bsconv::detail::NormalizedLayer> normalized_layer() const {
+    const auto parts = bsconv::detail::bsconv_parts(module(conv_).get());
+    const auto kind = activation_ ? bsconv::detail::fusible_activation(module(activation_).get())
+                                  : kernels::Activation::identity;
+    const auto* norm = bn_ ? module(bn_)->as<torch::nn::BatchNorm2d>() : nullptr;
+    if (!parts || !kind || norm == nullptr) {
+      return std::nullopt;
+    }
+    return bsconv::detail::NormalizedLayer{*parts, norm, *kind};
   }
 
   torch::Tensor forward(const torch::Tensor& input) override { return call_all(input); }

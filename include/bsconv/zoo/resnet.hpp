@@ -6,6 +6,7 @@
 #include <bsconv/zoo/model_options.hpp>
 
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -31,6 +32,9 @@ class ResidualUnitImpl : public Composite<ResidualUnitImpl> {
 
   torch::Tensor forward(const torch::Tensor& input) override {
     const auto residual = projection_ ? call(projection_, input) : input;
+    if (auto output = forward_fused(input, residual)) {
+      return *std::move(output);
+    }
     const auto hidden = call(conv1_, input);
     if (auto* block = module(conv2_)->as<ConvBlock>()) {
       if (auto output = block->forward_fused(hidden, residual, *module(relu_))) {
@@ -43,6 +47,24 @@ class ResidualUnitImpl : public Composite<ResidualUnitImpl> {
   void pretty_print(std::ostream& stream) const override { stream << "bsconv::zoo::ResidualUnit"; }
 
  private:
+  // Both convolutions at once, on the fused kernels for training; none where they don't apply.
+  std::optional<torch::Tensor> forward_fused(const torch::Tensor& input,
+                                             const torch::Tensor& residual) {
+    const auto activation = bsconv::detail::fusible_activation(module(relu_).get());
+    const auto* first = module(conv1_)->as<ConvBlock>();
+    const auto* second = module(conv2_)->as<ConvBlock>();
+    if (!is_training() || !activation || first == nullptr || second == nullptr) {
+      return std::nullopt;
+    }
+    const auto layer1 = first->normalized_layer();
+    auto layer2 = second->normalized_layer();
+    if (!layer1 || !layer2 || layer2->activation != kernels::Activation::identity) {
+      return std::nullopt;
+    }
+    layer2->activation = *activation;
+    return bsconv::detail::run_fused_layers(input, {*layer1, *layer2}, residual);
+  }
+
   Child conv1_, conv2_, projection_, relu_;
 };
 /// A `ModuleHolder` for `ResidualUnitImpl`.

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: BSD-3-Clause-Clear
+#pragma once
+
+#include <torch/types.h>
+#include <bsconv/autograd/images.hpp>
+#include <bsconv/autograd/statistics.hpp>
+
+#include <algorithm>
+#include <cstdint>
+
+namespace bsconv::detail {
+
+/// The images that a block reads: those of a tensor, or what the batch normalization and activation
+/// of the block before it make of them, which are never in memory as a whole.
+class BlockInput {
+ public:
+  BlockInput() = default;
+  /// Images as they are.
+  explicit BlockInput(const PixelTensor& images) : images_(images) {}
+  /// `activation(norm(images))`; whole vectors divide the channels.
+  BlockInput(const PixelTensor& images, const Normalization& norm, kernels::Activation activation,
+             const kernels::KernelTable& kernels)
+      : images_(images),
+        kernels_(&kernels),
+        activation_(activation),
+        scale_(kernels::pack_channels(norm.scale, kernels.width)),
+        shift_(kernels::pack_channels(norm.shift(), kernels.width)) {}
+
+  /// Whether pixels are made as they are read.
+  bool is_normalized() const { return kernels_ != nullptr; }
+  /// The images, before they are normalized.
+  const PixelTensor& images() const { return images_; }
+
+  /// Floats that `read` needs room for at most, at `pixels` pixels a time.
+  int64_t room(int64_t pixels) const { return is_normalized() ? pixels * images_.channels : 0; }
+
+  /// `pixels` pixels from the `first` of all images on: where they are or, normalized, in `to`.
+  const float* read(int64_t first, int64_t pixels, float* to) const {
+    const float* from = images_.data + first * images_.channels;
+    if (!is_normalized()) {
+      return from;
+    }
+    kernels::Pointwise p;
+    p.input = {from, 0, images_.channels};
+    p.scale = scale_.data();
+    p.shift = shift_.data();
+    p.output = {to, 0, images_.channels};
+    p.rows = 1;
+    p.pixels = pixels;
+    p.vectors = images_.channels / kernels_->width;
+    p.epilogue.after = activation_;
+    kernels_->pointwise(p);
+    return to;
+  }
+
+ private:
+  PixelTensor images_;
+  const kernels::KernelTable* kernels_ = nullptr;
+  kernels::Activation activation_ = kernels::Activation::identity;
+  kernels::AlignedFloats scale_;
+  kernels::AlignedFloats shift_;
+};
+
+/// Calls `work(first pixel, pixels)` for the pixels of the images `begin` to `end` in turn, so many
+/// at a time that `channels` of each stay in the second-level cache, if those are `few_pixels`.
+template <class Work>
+void for_cached_pixels(const PixelTensor& images, int64_t begin, int64_t end, int64_t channels,
+                       const Work& work) {
+  constexpr int64_t cached_floats = 32 * 1024;
+  const int64_t together = std::max(few_pixels, cached_floats / channels);
+  const int64_t last = end * images.pixels();
+  for (int64_t first = begin * images.pixels(); first < last; first += together) {
+    work(first, std::min(together, last - first));
+  }
+}
+
+}  // namespace bsconv::detail
