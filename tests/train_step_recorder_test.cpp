@@ -44,11 +44,9 @@ std::vector<torch::Tensor> parameters() {
 }
 
 TEST(TrainFusedSgd, StepsAsLibTorchDoes) {
-  for (const double momentum : {0.0, 0.9}) {
-    for (const bool nesterov : {false, true}) {
-      if (nesterov && momentum == 0) {
-        continue;
-      }
+  // Whose rate: the optimizer's, or a tensor's.
+  for (const bool own_rate : {false, true}) {
+    for (const auto& [momentum, nesterov] : {std::pair(0.0, false), {0.9, false}, {0.9, true}}) {
       const auto options =
           torch::optim::SGDOptions(0.1).momentum(momentum).nesterov(nesterov).weight_decay(0.01);
       const auto expected = parameters();
@@ -66,7 +64,12 @@ TEST(TrainFusedSgd, StepsAsLibTorchDoes) {
           actual[i].mutable_grad() = step == 1 && i == 1 ? torch::Tensor() : gradient.clone();
         }
         reference.step();
-        fused_step(fused, torch::full({}, rate, torch::kFloat));
+        if (own_rate) {
+          static_cast<torch::optim::SGDOptions&>(fused.param_groups()[0].options()).lr(rate);
+          fused_step(fused);
+        } else {
+          fused_step(fused, torch::full({}, rate, torch::kFloat));
+        }
         for (std::size_t i = 0; i < expected.size(); ++i) {
           EXPECT_TRUE(torch::allclose(actual[i], expected[i], 1e-6, 1e-7)) << step << ", " << i;
         }

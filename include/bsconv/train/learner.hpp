@@ -13,6 +13,7 @@
 #include <torch/optim/sgd.h>
 #include <torch/types.h>
 
+#include <bsconv/autograd/fused_training.hpp>
 #include <bsconv/data/batch_source.hpp>
 #include <bsconv/train/checkpoint_state.hpp>
 #include <bsconv/train/clip_gradients.hpp>
@@ -163,7 +164,7 @@ class Learner {
       if (options_.clip_grad_norm() > 0) {
         clip_gradients(values_, options_.clip_grad_norm());
       }
-      optimizer_->step();
+      update_weights();
       if (ema_) {
         ema_->update(*module_);
       }
@@ -236,6 +237,19 @@ class Learner {
   }
 
  private:
+  void update_weights() {
+    auto* sgd = dynamic_cast<torch::optim::SGD*>(optimizer_.get());
+    const auto is_plain = [](const torch::Tensor& value) {
+      return value.is_cpu() && value.scalar_type() == torch::kFloat;
+    };
+    if (sgd != nullptr && fused_training_enabled() &&
+        std::all_of(values_.begin(), values_.end(), is_plain)) {
+      fused_step(*sgd);
+    } else {
+      optimizer_->step();
+    }
+  }
+
   void start_training_mode() {
     if (!module_->is_training()) {
       module_->train();
