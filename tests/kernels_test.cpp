@@ -316,7 +316,8 @@ TEST(KernelTables, AreFoundByName) {
     FAIL();
   } catch (const c10::ValueError& error) {
     EXPECT_THAT(error.what(), testing::HasSubstr("no kernels 'mmx' for this processor; it has "));
-    EXPECT_THAT(error.what(), testing::HasSubstr("baseline"));
+    EXPECT_THAT(error.what(),
+                testing::HasSubstr(bsconv::kernels::available_kernels().back()->name));
   }
 }
 

@@ -31,8 +31,8 @@ namespace bsconv {
 
 /// Options of `optimize`.
 struct OptimizeOptions {
-  /// The kernels to use: "avx512", "avx2" or "baseline"; empty for the fastest that this processor
-  /// has. Default: empty
+  /// The kernels to use: "avx512", "avx2" or "baseline" ("neon" on ARM); empty for the fastest that
+  /// this processor has. Default: empty
   TORCH_ARG(std::string, kernels);
   /// How many shapes of input to keep plans for; the one unused for longest goes. Default: 16
   TORCH_ARG(int64_t, max_plans) = 16;

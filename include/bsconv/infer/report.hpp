@@ -30,7 +30,7 @@ struct InferenceStep {
 struct InferenceReport {
   /// The shape of the input.
   std::vector<int64_t> input;
-  /// The kernels: "avx512", "avx2" or "baseline", or a GPU and the type of its numbers.
+  /// The kernels: "avx512", "avx2", "baseline" or "neon", or a GPU and the type of its numbers.
   std::string kernels;
   /// The steps in order.
   std::vector<InferenceStep> steps;

@@ -182,7 +182,7 @@ struct Pool {
 
 /// The kernels for one kind of processor.
 struct KernelTable {
-  /// The kind: "avx512", "avx2" or "baseline"; "avx512_bf16" for bf16.
+  /// The kind: "avx512", "avx2" or "baseline", "neon" on ARM; "avx512_bf16" for bf16.
   const char* name;
   /// Floats in a vector.
   int64_t width;

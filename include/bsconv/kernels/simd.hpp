@@ -11,6 +11,8 @@
 
 #if defined(__x86_64__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 /// \file
@@ -20,12 +22,13 @@
 
 /// \cond
 #define BSCONV_SIMD_NAMESPACE baseline
-#define BSCONV_SIMD_NAME "baseline"
 #define BSCONV_SIMD_TARGET
 #define BSCONV_SIMD_BYTES 16
 #if defined(__aarch64__)
+#define BSCONV_SIMD_NAME "neon"
 #define BSCONV_SIMD_REGISTERS 32
 #else
+#define BSCONV_SIMD_NAME "baseline"
 #define BSCONV_SIMD_REGISTERS 16
 #endif
 #include <bsconv/kernels/simd.inl>

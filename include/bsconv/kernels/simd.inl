@@ -49,6 +49,8 @@ BSCONV_SIMD_INLINE Vector multiply_add(Vector a, Vector b, Vector c) {
   return _mm512_fmadd_ps(a, b, c);
 #elif BSCONV_SIMD_BYTES == 32
   return _mm256_fmadd_ps(a, b, c);
+#elif defined(__aarch64__)
+  return (Vector)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
 #else
   return a * b + c;
 #endif

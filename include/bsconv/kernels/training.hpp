@@ -38,7 +38,7 @@
 namespace bsconv::kernels::detail {
 
 /// What `training_kernels` returns.
-inline const TrainingKernelTable& training_table_of(const KernelTable& kernels) {
+inline const TrainingKernelTable& training_table_of([[maybe_unused]] const KernelTable& kernels) {
 #if defined(__x86_64__)
   if (&kernels == &avx512::table) {
     return avx512::training_table;
