@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause-Clear
 """What the benchmarks of whole models share."""
 import contextlib
+import ctypes
+import gc
 import io
 import json
 import os
@@ -41,6 +43,13 @@ def least_seconds(call, seconds, fewest):
         call()
         times.append(time.perf_counter() - begin)
     return min(times)
+
+
+def give_memory_back():
+    """Returns to the system what nothing refers to any more."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def bench(program, name, batch, threads, seconds, *flags):
