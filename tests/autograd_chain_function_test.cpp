@@ -15,6 +15,7 @@ namespace autograd_chain_function_test {
 namespace {
 
 using bsconv::detail::block_tensors;
+using bsconv::detail::defined_tensors;
 using bsconv::detail::reference_activation;
 using bsconv::detail::reference_block;
 using bsconv::detail::run_blocks;
@@ -101,23 +102,11 @@ Reference reference_chain(torch::Tensor x, const std::vector<TrainingBlock>& blo
   return result;
 }
 
-std::vector<torch::Tensor> leaves_of(const std::vector<TrainingBlock>& blocks) {
-  std::vector<torch::Tensor> leaves;
-  for (const auto& block : blocks) {
-    for (const auto& tensor : block_tensors(block)) {
-      if (tensor.defined()) {
-        leaves.push_back(tensor);
-      }
-    }
-  }
-  return leaves;
-}
-
 /// Expects output and all gradients to be those of LibTorch's operators in double precision.
 /// Returns whether values were far enough from bends to tell.
 bool expect_chain(const std::vector<TrainingBlock>& blocks, const torch::Tensor& input,
                   const torch::Tensor& residual) {
-  auto leaves = leaves_of(blocks);
+  auto leaves = defined_tensors(blocks);
   leaves.push_back(input);
   if (residual.defined() && !residual.is_same(input)) {
     leaves.push_back(residual);
@@ -191,7 +180,7 @@ TEST(ChainFunction, LargeAndSmallImages) {
 TEST(ChainFunction, InputThatNeedsNoGradient) {
   torch::manual_seed(2);
   const std::vector<TrainingBlock> blocks = {block_of(3, 16, true), block_of(16, 16, true)};
-  const auto leaves = leaves_of(blocks);
+  const auto leaves = defined_tensors(blocks);
   const auto input = torch::randn({3, 3, 9, 9});
   const auto found = torch::autograd::grad({run_blocks(input, blocks, {}).sum()}, leaves);
   const auto with_input =

@@ -51,14 +51,6 @@ TrainingBatchNorm norm_of(int64_t channels, bool affine = true, bool running = t
   return norm;
 }
 
-// The tensors that gradients flow to.
-std::vector<torch::Tensor> leaves(const TrainingBlock& block) {
-  const auto all = bsconv::detail::block_tensors(block);
-  std::vector<torch::Tensor> found(all.begin(), all.end());
-  std::erase_if(found, [](const torch::Tensor& tensor) { return !tensor.defined(); });
-  return found;
-}
-
 void expect_close(const torch::Tensor& got, const torch::Tensor& expected, double tolerance,
                   const std::string& what) {
   ASSERT_EQ(got.sizes(), expected.sizes()) << what;
@@ -72,7 +64,7 @@ void expect_close(const torch::Tensor& got, const torch::Tensor& expected, doubl
 void expect_block(Gpu& gpu, TrainingBlock block, torch::Tensor input, torch::Tensor residual,
                   double tolerance = 2e-4) {
   input.requires_grad_();
-  auto inputs = leaves(block);
+  auto inputs = bsconv::detail::defined_tensors({block});
   inputs.push_back(input);
   if (residual.defined()) {
     residual.requires_grad_();

@@ -50,12 +50,11 @@ inline torch::Tensor run_blocks(const torch::Tensor& input,
                   [&](const TrainingBlock& block) { return kernels_of(block) == kernels; })) {
     return run_chain(input, blocks, residual, *kernels);
   }
-  auto x = input;
-  for (const auto& block : blocks) {
-    const bool is_last = &block == &blocks.back();
-    x = run_chain(x, {block}, is_last ? residual : torch::Tensor(), *kernels_of(block));
-  }
-  return x;
+  return run_one_by_one(
+      input, blocks, residual,
+      [&](const torch::Tensor& x, const TrainingBlock& block, const torch::Tensor& added) {
+        return run_chain(x, {block}, added, *kernels_of(block));
+      });
 }
 
 /// Fills in the table that layers look at.

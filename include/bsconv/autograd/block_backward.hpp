@@ -48,12 +48,10 @@ class BlockBackward {
   /// unless undefined, and `before`, unless null, sums it up. Images are channels_last.
   void run(const torch::Tensor& gradient, bool needs_input_gradient, const torch::Tensor& added,
            const NormalizationSums* before) {
-    gradient_ = pixels_of(gradient);
     before_ = before;
     needs_middle_gradient_ = needs_input_gradient || has_first();
     if (needs_input_gradient) {
-      input_gradient = torch::empty({x_.images, x_.channels, x_.height, x_.width},
-                                    gradient.options(), torch::MemoryFormat::ChannelsLast);
+      input_gradient = empty_images(gradient, x_.channels, x_.height, x_.width);
       if (added.defined()) {
         added_ = pixels_of(added);
       }
@@ -68,7 +66,7 @@ class BlockBackward {
         e_ = PixelTensor(middle_gradient, false);
       }
     }
-    run_depthwise();
+    run_depthwise(pixels_of(gradient));
     if (has_first()) {
       run_first(needs_input_gradient);
       return;
@@ -131,7 +129,7 @@ class BlockBackward {
     return {added_.data + first * added_.channels, 0, added_.channels};
   }
 
-  void run_depthwise() {
+  void run_depthwise(const PixelTensor& gradient) {
     const int64_t taps = block_.geometry.kernel[0] * block_.geometry.kernel[1];
     const ImageParts parts(x_.images, mid_ * out_);
     PartSums<float> products(parts, mid_ * out_);
@@ -140,7 +138,7 @@ class BlockBackward {
     PartSums<double> before(parts, completes_input() ? sums_before() : 0);
     const PackedPointwise back(*kernels_.forward,
                                kernels::matrix_of(statistics_.weight).transposed());
-    const DepthwiseBackward behind(block_, kernels_, statistics_, *u_, hidden_, gradient_, norm_);
+    const DepthwiseBackward behind(block_, kernels_, statistics_, *u_, hidden_, gradient, norm_);
     const auto soon = std::array{e_, has_first() ? PixelTensor() : added_};
     parts.run([&](int64_t part, int64_t begin, int64_t end) {
       const Sums to = {products.of(part), sums.of(part), before.of(part)};
@@ -283,7 +281,6 @@ class BlockBackward {
   PixelTensor x_;
   BlockInput middle_input_;
   const BlockInput* u_;
-  PixelTensor gradient_;
   PixelTensor e_;
   PixelTensor added_;
   HiddenImages hidden_;

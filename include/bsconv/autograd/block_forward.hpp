@@ -58,36 +58,6 @@ class BlockForward {
     return kept_;
   }
 
-  /// `activation(input * scale + shift + residual)`, `[N, C, H, W]`, channels_last.
-  static torch::Tensor normalize(const torch::Tensor& input, const Normalization& norm,
-                                 kernels::Activation activation, const torch::Tensor& residual,
-                                 const kernels::KernelTable& kernels) {
-    auto result = empty_images(input, input.size(1), input.size(2), input.size(3));
-    const auto from = whole_vectors_of(input, kernels.width);
-    const auto to = whole_vectors_of(result, kernels.width);
-    const int64_t group = from.channels / input.size(1);
-    const auto scale = kernels::pack_channels(norm.scale, kernels.width, group);
-    const auto shift = kernels::pack_channels(norm.shift(), kernels.width, group);
-    const float* added = residual.defined() ? residual.const_data_ptr<float>() : nullptr;
-    const int64_t size = from.pixels() * from.channels;
-    ImageParts(from.images).run([&](int64_t, int64_t begin, int64_t end) {
-      kernels::Pointwise p;
-      p.input = {from.at(begin), 0, from.channels};
-      p.scale = scale.data();
-      p.shift = shift.data();
-      p.output = {to.at(begin), 0, to.channels};
-      p.rows = 1;
-      p.pixels = (end - begin) * from.pixels();
-      p.vectors = from.channels / kernels.width;
-      p.epilogue.after = activation;
-      if (added != nullptr) {
-        p.epilogue.residual = {added + begin * size, 0, from.channels};
-      }
-      kernels.pointwise(p);
-    });
-    return result;
-  }
-
  private:
   /// Makes `middle`, and finds out the inner statistics.
   void prepare_middle(const torch::Tensor& images, const BlockInput& input) {

@@ -3,10 +3,12 @@
 
 #include <torch/types.h>
 #include <bsconv/autograd/images.hpp>
-#include <bsconv/autograd/statistics.hpp>
+#include <bsconv/autograd/normalization_forward.hpp>
 
 #include <algorithm>
 #include <cstdint>
+#include <optional>
+#include <utility>
 
 namespace bsconv::detail {
 
@@ -17,17 +19,12 @@ class BlockInput {
   BlockInput() = default;
   /// Images as they are.
   explicit BlockInput(const PixelTensor& images) : images_(images) {}
-  /// `activation(norm(images))`; whole vectors divide the channels.
-  BlockInput(const PixelTensor& images, const Normalization& norm, kernels::Activation activation,
-             const kernels::KernelTable& kernels)
-      : images_(images),
-        kernels_(&kernels),
-        activation_(activation),
-        scale_(kernels::pack_channels(norm.scale, kernels.width)),
-        shift_(kernels::pack_channels(norm.shift(), kernels.width)) {}
+  /// What `norm` makes of images; whole vectors divide the channels.
+  BlockInput(const PixelTensor& images, NormalizationForward norm)
+      : images_(images), norm_(std::move(norm)) {}
 
   /// Whether pixels are made as they are read.
-  bool is_normalized() const { return kernels_ != nullptr; }
+  bool is_normalized() const { return norm_.has_value(); }
   /// The images, before they are normalized.
   const PixelTensor& images() const { return images_; }
 
@@ -40,25 +37,13 @@ class BlockInput {
     if (!is_normalized()) {
       return from;
     }
-    kernels::Pointwise p;
-    p.input = {from, 0, images_.channels};
-    p.scale = scale_.data();
-    p.shift = shift_.data();
-    p.output = {to, 0, images_.channels};
-    p.rows = 1;
-    p.pixels = pixels;
-    p.vectors = images_.channels / kernels_->width;
-    p.epilogue.after = activation_;
-    kernels_->pointwise(p);
+    norm_->run(from, nullptr, to, pixels);
     return to;
   }
 
  private:
   PixelTensor images_;
-  const kernels::KernelTable* kernels_ = nullptr;
-  kernels::Activation activation_ = kernels::Activation::identity;
-  kernels::AlignedFloats scale_;
-  kernels::AlignedFloats shift_;
+  std::optional<NormalizationForward> norm_;
 };
 
 /// Calls `work(first pixel, pixels)` for the pixels of the images `begin` to `end` in turn, so many

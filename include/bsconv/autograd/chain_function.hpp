@@ -6,6 +6,7 @@
 #include <bsconv/autograd/block_backward.hpp>
 #include <bsconv/autograd/block_forward.hpp>
 #include <bsconv/autograd/block_input.hpp>
+#include <bsconv/autograd/normalization_forward.hpp>
 #include <bsconv/autograd/normalization_sums.hpp>
 #include <bsconv/autograd/reference.hpp>
 
@@ -35,6 +36,19 @@ inline std::array<torch::Tensor, block_tensor_count> block_tensors(const Trainin
           block.bias,
           weight(block.norm),
           bias(block.norm)};
+}
+
+/// Those tensors of all `blocks` in turn, as far as there are.
+inline std::vector<torch::Tensor> defined_tensors(const std::vector<TrainingBlock>& blocks) {
+  std::vector<torch::Tensor> result;
+  for (const auto& block : blocks) {
+    for (const auto& tensor : block_tensors(block)) {
+      if (tensor.defined()) {
+        result.push_back(tensor);
+      }
+    }
+  }
+  return result;
 }
 
 /// `block` with other tensors, in the order of `block_tensors`.
@@ -77,7 +91,7 @@ class ChainFunction : public torch::autograd::Function<ChainFunction> {
   /// Computes `blocks` on `input`, and adds `residual` (with `adds_input`, `input`) in the last
   /// one, in front of its activation. Images are channels_last. Vectors divide the output channels
   /// of all blocks, and all but the last have a batch normalization at the end. `tensors`, the
-  /// defined ones of `block_tensors` of all blocks, are an argument so that autograd sees them.
+  /// `defined_tensors` of the blocks, are an argument so that autograd sees them.
   static torch::Tensor forward(torch::autograd::AutogradContext* context,
                                const torch::Tensor& input,
                                const std::optional<torch::Tensor>& residual_part,
@@ -104,8 +118,8 @@ class ChainFunction : public torch::autograd::Function<ChainFunction> {
     auto output = kept.convolved;
     const auto& last = blocks.back();
     if (last.norm) {
-      output = BlockForward::normalize(kept.convolved, kept.statistics->outer, last.activation,
-                                       residual, *kernels->forward);
+      output = normalized_images(kept.convolved, kept.statistics->outer, last.activation, residual,
+                                 *kernels->forward);
       if (residual.defined() && last.activation != kernels::Activation::identity) {
         saved[output_at] = output;
       }
@@ -156,7 +170,8 @@ class ChainFunction : public torch::autograd::Function<ChainFunction> {
   /// What a block reads behind `block`.
   static BlockInput input_behind(const TrainingBlock& block, const KeptBlock& kept,
                                  const kernels::TrainingKernelTable& kernels) {
-    return {pixels_of(kept.convolved), kept.statistics->outer, block.activation, *kernels.forward};
+    return {pixels_of(kept.convolved),
+            {kept.statistics->outer, block.activation, *kernels.forward}};
   }
 
   /// The gradients of input, residual and all tensors of the blocks.
@@ -260,14 +275,7 @@ class ChainFunction : public torch::autograd::Function<ChainFunction> {
 inline torch::Tensor run_chain(const torch::Tensor& input, const std::vector<TrainingBlock>& blocks,
                                const torch::Tensor& residual,
                                const kernels::TrainingKernelTable& kernels) {
-  std::vector<torch::Tensor> tensors;
-  for (const auto& block : blocks) {
-    for (const auto& tensor : block_tensors(block)) {
-      if (tensor.defined()) {
-        tensors.push_back(tensor);
-      }
-    }
-  }
+  const auto tensors = defined_tensors(blocks);
   const bool adds_input = residual.defined() && residual.is_same(input);
   return ChainFunction::apply(
       channels_last(input), adds_input ? std::nullopt : if_defined(channels_last_if_any(residual)),

@@ -3,8 +3,8 @@
 
 #include <torch/autograd.h>
 #include <torch/types.h>
-#include <bsconv/autograd/block_forward.hpp>
 #include <bsconv/autograd/normalization_backward.hpp>
+#include <bsconv/autograd/normalization_forward.hpp>
 #include <bsconv/autograd/reference.hpp>
 
 #include <cstdint>
@@ -44,8 +44,8 @@ class NormFunction : public torch::autograd::Function<NormFunction> {
     kept->activation = activation;
     kept->kernels = kernels;
     kept->normalization = normalization(input, norm, *kernels);
-    auto output = BlockForward::normalize(input, kept->normalization, activation, residual,
-                                          *kernels->forward);
+    auto output =
+        normalized_images(input, kept->normalization, activation, residual, *kernels->forward);
     context->saved_data["norm"] = torch::IValue::make_capsule(kept);
     const bool keeps_output = residual.defined() && activation != kernels::Activation::identity;
     context->save_for_backward(

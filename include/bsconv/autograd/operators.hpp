@@ -36,6 +36,17 @@ struct TrainingOperators {
                              const std::array<int64_t, 2>& stride) = nullptr;
 };
 
+/// Computes `blocks` one after the other, each by `run(input, block, residual)`; see
+/// `TrainingOperators::blocks`.
+template <class Run>
+torch::Tensor run_one_by_one(torch::Tensor input, const std::vector<TrainingBlock>& blocks,
+                             const torch::Tensor& residual, const Run& run) {
+  for (const auto& block : blocks) {
+    input = run(input, block, &block == &blocks.back() ? residual : torch::Tensor());
+  }
+  return input;
+}
+
 /// The operators of this program for tensors on devices of `type`, the CPU or CUDA; null unless it
 /// includes bsconv/fused_training.hpp or bsconv/cuda.hpp.
 inline std::atomic<const TrainingOperators*>& training_operators(c10::DeviceType type) {

@@ -43,11 +43,10 @@ inline bool register_training_operators() {
       [](const torch::Tensor& input, const std::vector<bsconv::detail::TrainingBlock>& blocks,
          const torch::Tensor& residual) {
         auto& found = training_operators_of(input.device());
-        auto x = input;
-        for (const auto& block : blocks) {
-          x = found.block(x, block, &block == &blocks.back() ? residual : torch::Tensor());
-        }
-        return x;
+        return bsconv::detail::run_one_by_one(
+            input, blocks, residual,
+            [&](const torch::Tensor& x, const bsconv::detail::TrainingBlock& block,
+                const torch::Tensor& added) { return found.block(x, block, added); });
       },
       [](const torch::Tensor& input, const bsconv::detail::TrainingBatchNorm& norm,
          kernels::Activation activation, const torch::Tensor& residual) {

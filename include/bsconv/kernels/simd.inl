@@ -578,7 +578,9 @@ BSCONV_SIMD_INLINE void pointwise_tile(const Pointwise& e, const Vector (&scale)
       if (place.residual != nullptr) {
         fetch_ahead(place.residual + p * e.epilogue.residual.pixel + v * width);
       }
-      fetch_ahead(place.output + p * e.output.pixel + v * width);
+      if (place.output != nullptr) {
+        fetch_ahead(place.output + p * e.output.pixel + v * width);
+      }
       values[p * Vectors + v] = multiply_add(load(from), scale[v], shift[v]);
     }
   }

@@ -58,9 +58,6 @@ std::optional<FusedRun> fused_run(const At& at, const torch::Tensor& input) {
   const auto norm_at = [&](std::size_t index) {
     return dynamic_cast<const torch::nn::BatchNorm2dImpl*>(at(index));
   };
-  const auto activation_or_identity = [](std::optional<kernels::Activation> activation) {
-    return activation.value_or(kernels::Activation::identity);
-  };
   std::vector<NormalizedLayer> layers;
   std::vector<std::size_t> modules = {0};
   for (std::size_t i = 0;;) {
@@ -70,7 +67,7 @@ std::optional<FusedRun> fused_run(const At& at, const torch::Tensor& input) {
       break;
     }
     const auto activation = fusible_activation(at(i + 2));
-    layers.push_back({*parts, norm, activation_or_identity(activation)});
+    layers.push_back({*parts, norm, activation.value_or(kernels::Activation::identity)});
     i += activation ? 3 : 2;
     modules.push_back(i);
   }
@@ -93,7 +90,8 @@ std::optional<FusedRun> fused_run(const At& at, const torch::Tensor& input) {
     return std::nullopt;
   }
   const auto activation = fusible_activation(at(norm_index + 1));
-  auto output = fused_norm(*convolved, *norm, {activation_or_identity(activation), {}});
+  auto output =
+      fused_norm(*convolved, *norm, {activation.value_or(kernels::Activation::identity), {}});
   if (output) {
     return FusedRun{norm_index + (activation ? 2 : 1), *std::move(output)};
   }
