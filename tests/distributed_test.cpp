@@ -60,6 +60,8 @@ int free_port() {
 /// Runs `work` for every process of a group, each in a thread of its own.
 template <class Work>
 void together(int64_t world_size, bool sync_batch_norm, const Work& work) {
+  // LibTorch's flight recorder, one a process, adds groups to a map without a lock.
+  ::setenv("TORCH_FR_BUFFER_SIZE", "0", 1);
   const int port = free_port();
   std::vector<std::thread> threads;
   for (int64_t rank = 0; rank < world_size; ++rank) {
