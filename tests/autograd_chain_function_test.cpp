@@ -251,5 +251,47 @@ TEST(ChainFunction, LayersInARowAreOneOperator) {
   EXPECT_EQ(operators_of(model, input), is_wide ? 3 : 1);
 }
 
+/// A chain that does more than run its layers.
+struct TwiceImpl : bsconv::ChainImpl {
+  torch::Tensor forward(const torch::Tensor& input) override { return 2 * call_all(input); }
+};
+TORCH_MODULE(Twice);
+
+TEST(ChainFunction, LayersOfChainsInAChainAreOneOperatorToo) {
+  torch::manual_seed(5);
+  bsconv::Chain model;
+  bsconv::Chain stage;
+  for (const auto* name : {"a", "b", "c"}) {
+    bsconv::Chain unit;
+    unit->push_back("conv", bsconv::BSConvU(bsconv::BSConvUOptions(16, 16, 3).padding(1)))
+        .push_back("norm", BatchNorm2d(16))
+        .push_back("relu", torch::nn::ReLU());
+    if (*name == 'c') {
+      stage->push_back("tanh", torch::nn::Tanh());
+    }
+    stage->push_back(name, unit);
+  }
+  model->push_back("first", stage);
+  bsconv::BSConvU second(bsconv::BSConvUOptions(16, 16, 3).padding(1));
+  model->push_back("conv", second).push_back("norm", BatchNorm2d(16));
+  const auto input = torch::randn({2, 16, 9, 9});
+  EXPECT_EQ(operators_of(model, input), 2);
+
+  const auto output = model->forward(input);
+  const bsconv::FusedTrainingGuard off(false);
+  EXPECT_EQ(operators_of(model, input), 0);
+  EXPECT_TRUE(torch::allclose(output, model->forward(input), 1e-4, 1e-4));
+}
+
+TEST(ChainFunction, AChainWithAForwardOfItsOwnStaysWhole) {
+  torch::manual_seed(6);
+  Twice twice;
+  twice->push_back("conv", bsconv::BSConvU(16, 16, 3)).push_back("norm", BatchNorm2d(16));
+  bsconv::Chain model;
+  model->push_back("twice", twice);
+  const auto input = torch::randn({2, 16, 9, 9});
+  EXPECT_TRUE(torch::allclose(model->forward(input).square().mean(), torch::tensor(4.0), 1e-2));
+}
+
 }  // namespace
 }  // namespace autograd_chain_function_test

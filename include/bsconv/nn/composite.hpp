@@ -12,6 +12,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <typeinfo>
 #include <utility>
 #include <vector>
 
@@ -75,8 +76,8 @@ class CompositeBase : public LayerImpl, public ChildHost {
     return call_slot(child.index_, input);
   }
 
-  /// Runs all children in turn, each on the last one's output. In training mode some of them may
-  /// run as one on fused kernels, see `fused_training_enabled`.
+  /// Runs all children in turn, each on the last one's output. In training mode some of them, and
+  /// some of a `Chain` among them, may run as one on fused kernels, see `fused_training_enabled`.
   torch::Tensor call_all(torch::Tensor input) {
     return call_slots(0, slots_.size(), std::move(input));
   }
@@ -90,6 +91,10 @@ class CompositeBase : public LayerImpl, public ChildHost {
   const std::shared_ptr<torch::nn::Module>& module(const Child& child) const {
     return slots_.at(child.index_).layer.ptr();
   }
+
+  /// Whether `forward` is `call_all` and no more, so that what has this module for a child may run
+  /// its children instead.
+  virtual bool runs_in_turn() const { return false; }
 
   /// Replaces each child by a deep copy of it, on `device` if it is given.
   void clone_children(const std::optional<torch::Device>& device) {
@@ -111,16 +116,38 @@ class CompositeBase : public LayerImpl, public ChildHost {
     return layer.forward(input);
   }
 
+  /// Appends the children from `index` to `end` to `layers`, with children of their own in place of
+  /// those that run them in turn.
+  void add_layers(std::size_t index, std::size_t end, std::vector<AnyLayer*>& layers) {
+    for (; index < end; ++index) {
+      auto& layer = slots_.at(index).layer;
+      auto* child = dynamic_cast<CompositeBase*>(layer.ptr().get());
+      if (child != nullptr && child->runs_in_turn()) {
+        child->add_layers(0, child->slots_.size(), layers);
+      } else {
+        layers.push_back(&layer);
+      }
+    }
+  }
+
   torch::Tensor call_slots(std::size_t index, std::size_t end, torch::Tensor input) {
-    while (index < end) {
+    if (!is_training() || !fused_training_enabled() || CallObserver::current() != nullptr) {
+      for (; index < end; ++index) {
+        input = call_slot(index, input);
+      }
+      return input;
+    }
+    std::vector<AnyLayer*> layers;
+    add_layers(index, end, layers);
+    for (std::size_t i = 0; i < layers.size();) {
       const auto at = [&](std::size_t ahead) {
-        return index + ahead < end ? slots_.at(index + ahead).layer.ptr().get() : nullptr;
+        return i + ahead < layers.size() ? layers[i + ahead]->ptr().get() : nullptr;
       };
       if (auto run = detail::fused_run(at, input)) {
         input = std::move(run->output);
-        index += run->modules;
+        i += run->modules;
       } else {
-        input = call_slot(index++, input);
+        input = layers[i++]->forward(input);
       }
     }
     return input;
@@ -181,6 +208,10 @@ class ChainImpl : public Composite<ChainImpl> {
 
   /// Prints the type and its options, without children.
   void pretty_print(std::ostream& stream) const override { stream << "bsconv::Chain"; }
+
+ protected:
+  // A deriving class may have a forward of its own.
+  bool runs_in_turn() const override { return typeid(*this) == typeid(ChainImpl); }
 };
 
 /// A `ModuleHolder` for `ChainImpl`.
