@@ -60,9 +60,9 @@ TEST_F(CliTrain, TakesAFileOfSettingsAndWritesOneThatGivesTheSameRun) {
       run({"train", "--config", path("recipe.toml"), "--learning-rate", "0.003", "--seed", "5",
            "--no-exempt-norm-bias", "--workers", "3", "--out", path("a")});
   ASSERT_EQ(first.code, 0) << first.output;
-  EXPECT_THAT(first.output, HasSubstr("learning_rate      0.003\n"));
-  EXPECT_THAT(first.output, HasSubstr("optimizer          adamw\n"));
-  EXPECT_THAT(first.output, HasSubstr("exempt_norm_bias   false\n"));
+  EXPECT_THAT(first.output, HasSubstr("learning_rate             0.003\n"));
+  EXPECT_THAT(first.output, HasSubstr("optimizer                 adamw\n"));
+  EXPECT_THAT(first.output, HasSubstr("exempt_norm_bias          false\n"));
   EXPECT_THAT(first.output, HasSubstr("top-5 "));
   EXPECT_THAT(first.output, HasSubstr("TrivialAugmentWide("));
   EXPECT_THAT(first.output, HasSubstr("RandomErasing("));
@@ -173,6 +173,55 @@ TEST_F(CliTrain, StartsFromTheWeightsOfAFileOrOfARun) {
   EXPECT_THAT(converted.output,
               HasSubstr("Wrote " + std::to_string(weights.size()) + " tensors to "));
   EXPECT_EQ(run({"convert", path("run"), path("made.onnx")}).code, 0);
+}
+
+TEST_F(CliTrain, LearnsFromATeacherAndGoesOnWithIt) {
+  const std::string teacher = "cifar_resnet20_bsconvu.digits";
+  const std::vector<std::string> command = {"train",
+                                            "--architecture",
+                                            tiny,
+                                            "--epochs",
+                                            "1",
+                                            "--distillation-temperature",
+                                            "2",
+                                            "--teacher",
+                                            teacher,
+                                            "--out",
+                                            path("student")};
+  const auto first = run(command);
+  ASSERT_EQ(first.code, 0) << first.output;
+  EXPECT_THAT(first.output, HasSubstr("\nteacher        " + teacher + "\n"));
+  EXPECT_THAT(first.output, HasSubstr("distillation_temperature  2\n"));
+  EXPECT_THAT(read_file(directory / "student/settings.toml"),
+              HasSubstr("teacher = \"" + teacher + "\"\n"));
+  auto alone = command;
+  alone.back() = path("alone");
+  alone[8] = "none";
+  ASSERT_EQ(run(alone).code, 0);
+  EXPECT_NE(load_checkpoint(path("student/last.safetensors")).history[0].train.loss,
+            load_checkpoint(path("alone/last.safetensors")).history[0].train.loss);
+
+  // Two epochs at once are one, an interruption, and another.
+  const auto resumed = run({"train", "--resume", path("student"), "--epochs", "2"});
+  ASSERT_EQ(resumed.code, 0) << resumed.output;
+  EXPECT_THAT(resumed.output, HasSubstr("\nteacher        " + teacher + "\n"));
+  auto whole = command;
+  whole.back() = path("whole");
+  whole[4] = "2";
+  ASSERT_EQ(run(whole).code, 0);
+  EXPECT_EQ(load_checkpoint(path("student/last.safetensors")).history[1].train.loss,
+            load_checkpoint(path("whole/last.safetensors")).history[1].train.loss);
+
+  // A run's folder teaches too; a model for other classes doesn't.
+  EXPECT_EQ(run({"train", "--architecture", tiny, "--dry-run", "--teacher", path("student")}).code,
+            0);
+  const auto other = run({"train", "--teacher", "cifar_resnet20_bsconvu.cifar100"});
+  EXPECT_EQ(other.code, 1);
+  EXPECT_THAT(other.output,
+              HasSubstr("the teacher 'cifar_resnet20_bsconvu.cifar100' knows the 100 classes of "
+                        "cifar100, not the 10 of digits"));
+  EXPECT_THAT(run({"train", "--teacher", "cifar_resnet2_bsconvu"}).output,
+              HasSubstr("'cifar_resnet20_bsconvu"));
 }
 
 TEST_F(CliTrain, DrawsRunsAndResults) {

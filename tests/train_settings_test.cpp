@@ -53,6 +53,8 @@ TrainOptions unusual() {
       .warmup_factor(0)
       .alpha(0.3)
       .label_smoothing(0.1)
+      .distillation_weight(0.5)
+      .distillation_temperature(2)
       .clip_grad_norm(5)
       .accumulate(4)
       .ema_decay(0.99)

@@ -19,6 +19,7 @@
 #include "processes.hpp"
 #include "record_steps.hpp"
 #include "run_folder.hpp"
+#include "teacher.hpp"
 #include "train_plan.hpp"
 #include "train_settings.hpp"
 
@@ -46,7 +47,8 @@ std::string describe_run(const TrainSettings& settings, const bsconv::train::Run
       << " classes\ntraining       " << training.preparation << "\ntest           "
       << test.preparation << "\ndevice         " << settings.options.device() << ", "
       << settings.workers << " workers\noperators      " << describe_operators(settings.options)
-      << "\noutput         " << settings.options.output_dir().native() << "\n\n"
+      << "\nteacher        " << settings.teacher << "\noutput         "
+      << settings.options.output_dir().native() << "\n\n"
       << bsconv::train::describe_settings(settings.options) << '\n';
   return out.str();
 }
@@ -131,6 +133,9 @@ void train(const TrainFlags& flags) {
 
   bsconv::train::Trainer trainer(model, options);
   trainer.info(info);
+  if (settings.teacher != "none") {
+    trainer.teacher(make_teacher(settings.teacher, info, side, options.device()));
+  }
   if (checkpoint) {
     trainer.resume(*checkpoint, resumed);
   }

@@ -37,6 +37,10 @@ void visit_kept_settings(Settings& settings, Visitor&& visit) {
   visit("cutmix", settings.cutmix, "alpha of CutMix; 0: none; with mixup, one of both a batch");
   visit("sync_batch_norm", settings.sync_batch_norm,
         "With several processes, batch statistics over all of them");
+  visit(
+      "teacher", settings.teacher,
+      "Trained model to learn from as well: none, one that comes with the library, a checkpoint or "
+      "a run's folder");
 }
 
 /// The same for those that belong to the machine: checkpoints travel without them.

@@ -34,6 +34,7 @@ struct TrainSettings {
   double mixup = 0;
   double cutmix = 0;
   bool sync_batch_norm = false;
+  std::string teacher = "none";
   /// The settings that a checkpoint keeps, and the device, workers and run folder.
   bsconv::train::TrainOptions options;
 };

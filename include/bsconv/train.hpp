@@ -12,6 +12,7 @@
 #include <bsconv/train/checkpoint_state.hpp>
 #include <bsconv/train/choices.hpp>
 #include <bsconv/train/clip_gradients.hpp>
+#include <bsconv/train/distillation.hpp>
 #include <bsconv/train/ema.hpp>
 #include <bsconv/train/evaluate.hpp>
 #include <bsconv/train/forward.hpp>

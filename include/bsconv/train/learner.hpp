@@ -19,6 +19,7 @@
 #include <bsconv/train/checkpoint_state.hpp>
 #include <bsconv/train/clip_gradients.hpp>
 #include <bsconv/train/communicator.hpp>
+#include <bsconv/train/distillation.hpp>
 #include <bsconv/train/ema.hpp>
 #include <bsconv/train/forward.hpp>
 #include <bsconv/train/fused_sgd.hpp>
@@ -98,6 +99,10 @@ class Learner {
     recorder_ = fits ? std::move(recorder) : nullptr;
     return recorder_ != nullptr;
   }
+
+  /// Learns from the logits [N, classes] of `teacher` too, which is asked for those of every
+  /// batch's images [N, C, H, W], without gradients.
+  void teacher(ForwardFunction teacher) { teacher_ = std::move(teacher); }
 
   /// A whole step on `batch`: `begin`, `backward` and `apply`.
   StepResult step(const data::Batch& batch, double learning_rate) {
@@ -257,11 +262,17 @@ class Learner {
     }
   }
 
-  /// Images, labels and, where there are some, targets on the device.
+  /// Images, labels and, where there are some, targets and a teacher's logits on the device.
   std::vector<torch::Tensor> inputs_of(const data::Batch& batch) const {
-    return {detail::images_for(batch, options_.device(), options_.channels_last()),
-            batch.labels.to(options_.device()),
-            batch.targets.defined() ? batch.targets.to(options_.device()) : torch::Tensor()};
+    const auto images = detail::images_for(batch, options_.device(), options_.channels_last());
+    return {images, batch.labels.to(options_.device()),
+            batch.targets.defined() ? batch.targets.to(options_.device()) : torch::Tensor(),
+            logits_of_teacher(images)};
+  }
+
+  torch::Tensor logits_of_teacher(const torch::Tensor& images) const {
+    const torch::NoGradGuard no_grad;
+    return teacher_ ? teacher_(images) : torch::Tensor();
   }
 
   StepResult loss_of(const std::vector<torch::Tensor>& inputs) {
@@ -271,11 +282,15 @@ class Learner {
     const auto logits =
         communicator_ != nullptr ? communicator_->run(forward, inputs[0]) : forward(inputs[0]);
     return classification_loss(*module_, logits, inputs[1], options_.alpha(),
-                               options_.label_smoothing(), inputs[2]);
+                               options_.label_smoothing(), inputs[2],
+                               Distillation(inputs[3])
+                                   .weight(options_.distillation_weight())
+                                   .temperature(options_.distillation_temperature()));
   }
 
   std::shared_ptr<torch::nn::Module> module_;
   ForwardFunction forward_;
+  ForwardFunction teacher_;
   TrainOptions options_;
   weights::StateDict parameters_;
   std::vector<torch::Tensor> values_;

@@ -8,6 +8,7 @@
 #include <torch/types.h>
 
 #include <bsconv/nn/regularization.hpp>
+#include <bsconv/train/distillation.hpp>
 #include <bsconv/train/metrics.hpp>
 
 namespace bsconv::train {
@@ -16,12 +17,13 @@ namespace bsconv::train {
 /// loss of `module` weighted by `alpha`, and how many of the images are right.
 ///
 /// `targets`, if defined, are probabilities [N, classes] that are learnt instead of the labels;
-/// `label_smoothing` spreads that share of the probability over all classes. Throws if the shapes
-/// do not fit or, on the CPU, if a label has no logit.
+/// `label_smoothing` spreads that share of the probability over all classes. With a `teacher`'s
+/// logits, the distillation loss has its weight beside the cross entropy. Throws if the shapes do
+/// not fit or, on the CPU, if a label has no logit.
 inline StepResult classification_loss(const torch::nn::Module& module, const torch::Tensor& logits,
                                       const torch::Tensor& labels, double alpha,
-                                      double label_smoothing = 0,
-                                      const torch::Tensor& targets = {}) {
+                                      double label_smoothing = 0, const torch::Tensor& targets = {},
+                                      const Distillation& teacher = {}) {
   TORCH_CHECK(logits.dim() == 2 && labels.dim() == 1 && logits.size(0) == labels.size(0),
               "logits must be [N, classes] and labels [N], got ", logits.sizes(), " and ",
               labels.sizes());
@@ -35,6 +37,10 @@ inline StepResult classification_loss(const torch::nn::Module& module, const tor
       logits.to(torch::kFloat), targets.defined() ? targets.to(torch::kFloat) : labels,
       /*weight=*/{}, at::Reduction::Mean, no_ignored_index, label_smoothing);
   result.loss = result.cross_entropy;
+  if (teacher.logits().defined()) {
+    result.loss = (1 - teacher.weight()) * result.cross_entropy +
+                  teacher.weight() * distillation_loss(logits, teacher);
+  }
   if (has_regularization(module)) {
     result.regularization = regularization_loss(module, alpha);
     result.loss = result.loss + result.regularization;

@@ -18,7 +18,8 @@ namespace bsconv::train {
 
 /// Averages over images.
 struct Metrics {
-  /// What is minimized: cross entropy plus regularization loss.
+  /// What is minimized: cross entropy plus regularization loss; in training with a teacher, the
+  /// distillation loss has its part of the former.
   double loss = 0;
   /// Cross entropy, in nats.
   double cross_entropy = 0;

@@ -58,6 +58,11 @@ struct TrainOptions {
   TORCH_ARG(double, warmup_factor) = 0.01;
   /// Share of a target's probability that is spread over all classes, in training. Default: 0.
   TORCH_ARG(double, label_smoothing) = 0;
+  /// With a teacher: the distillation loss's part of the loss; the labels have the rest. Default:
+  /// 0.9.
+  TORCH_ARG(double, distillation_weight) = 0.9;
+  /// With a teacher: what logits are divided by before softmax. Default: 4.
+  TORCH_ARG(double, distillation_temperature) = 4;
   /// Largest norm of all gradients together; 0 leaves them as they are. Default: 0.
   TORCH_ARG(double, clip_grad_norm) = 0;
   /// Batches whose gradients are averaged for one step of the optimizer. Default: 1.
@@ -124,6 +129,11 @@ struct TrainOptions {
     finite_from_zero("weight_decay", weight_decay_);
     finite_from_zero("alpha", alpha_);
     below_one("label_smoothing", label_smoothing_);
+    TORCH_CHECK(distillation_weight_ >= 0 && distillation_weight_ <= 1,
+                "distillation_weight must lie in 0..1, got ", distillation_weight_);
+    TORCH_CHECK(std::isfinite(distillation_temperature_) && distillation_temperature_ > 0,
+                "distillation_temperature must be a number above 0, got ",
+                distillation_temperature_);
     finite_from_zero("clip_grad_norm", clip_grad_norm_);
     positive("accumulate", accumulate_);
     below_one("ema_decay", ema_decay_);

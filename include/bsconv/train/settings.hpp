@@ -58,6 +58,10 @@ void visit_settings(Options&& options, Visitor&& visit) {
   visit("alpha", options.alpha(), "Weight of the regularization loss");
   visit("label_smoothing", options.label_smoothing(),
         "Share of a target's probability that is spread over all classes");
+  visit("distillation_weight", options.distillation_weight(),
+        "With a teacher: its part of the loss; the labels have the rest");
+  visit("distillation_temperature", options.distillation_temperature(),
+        "With a teacher: what logits are divided by before softmax");
   visit("clip_grad_norm", options.clip_grad_norm(),
         "Largest norm of all gradients together; 0: no limit");
   visit("accumulate", options.accumulate(),

@@ -106,6 +106,15 @@ class Trainer {
     return *this;
   }
 
+  /// Learns from the logits of a trained network too (knowledge distillation), weighted by
+  /// `TrainOptions::distillation_weight`. `teacher` maps images [N, C, H, W] to logits [N, classes]
+  /// on the trainer's device; tests do without it.
+  Trainer& teacher(ForwardFunction teacher) {
+    TORCH_CHECK(teacher, "the teacher is empty");
+    learner_.teacher(std::move(teacher));
+    return *this;
+  }
+
   /// Lets `recorder` do the steps that it can, see `Learner::use`.
   Trainer& recorder(std::shared_ptr<StepRecorder> recorder) {
     TORCH_CHECK(recorder != nullptr, "the recorder is null");

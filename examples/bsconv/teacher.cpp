@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: BSD-3-Clause-Clear
+#include "teacher.hpp"
+
+#ifdef BSCONV_HAS_CUDA
+#include <bsconv/cuda.hpp>
+#endif
+#include <torch/types.h>
+#include <bsconv/infer.hpp>
+
+#include <filesystem>
+#include <system_error>
+
+#include "trained_model.hpp"
+
+namespace bsconv_program {
+
+bsconv::train::ForwardFunction make_teacher(const std::string& name,
+                                            const bsconv::train::RunInfo& info, int64_t side,
+                                            torch::Device device) {
+  TrainedModelFlags flags;
+  std::error_code error;
+  if (std::filesystem::exists(name, error)) {
+    flags.checkpoint = name;
+  } else {
+    flags.pretrained = name;
+  }
+  const auto trained = load_trained_model(flags, device);
+  TORCH_CHECK(trained.info.class_names == info.class_names, "the teacher '", trained.origin,
+              "' knows the ", trained.info.num_classes(), " classes of ", trained.info.dataset,
+              ", not the ", info.num_classes(), " of ", info.dataset);
+  TORCH_CHECK(trained.info.in_channels == info.in_channels, "the teacher '", trained.origin,
+              "' wants images of ", trained.info.in_channels, " channels, not ", info.in_channels);
+#ifndef BSCONV_HAS_CUDA
+  if (!device.is_cpu()) {
+    return [model = trained.model](const torch::Tensor& images) mutable {
+      return model->forward(images);
+    };
+  }
+#endif
+  const auto example =
+      torch::zeros({1, info.in_channels, side, side}, torch::TensorOptions().device(device));
+  return bsconv::optimize(trained.model, example);
+}
+
+}  // namespace bsconv_program
