@@ -262,7 +262,7 @@ class PackedPointwise {
     if (kernels.registers < 32) {
       return 2;
     }
-    return kernels::stay_in_registers(kernels, channels) ? 1 : 4;
+    return kernels::prefers_single_vectors(kernels, channels) ? 1 : 4;
   }
 
   const kernels::KernelTable* kernels_;

@@ -213,7 +213,9 @@ class Planner {
     if (kernels_.registers < 32) {
       return 3;
     }
-    return node.is_pointwise() && kernels::stay_in_registers(kernels_, node.weight.size(1)) ? 1 : 4;
+    return node.is_pointwise() && kernels::prefers_single_vectors(kernels_, node.weight.size(1))
+               ? 1
+               : 4;
   }
 
   std::shared_ptr<const kernels::PackedConvolution> pack(const Node& node, const Buffer& input,

@@ -35,18 +35,33 @@
 
 namespace bsconv::kernels::avx512_bf16 {
 
-// `sums` plus the products of two pairs each.
-inline __attribute__((always_inline)) BSCONV_SIMD_TARGET Vector add_products(Vector sums,
-                                                                             __m512i left,
-                                                                             __m512i right) {
-  return _mm512_dpbf16_ps(sums, (__m512bh)left, (__m512bh)right);
-}
+// Convolutions of pairs of bf16 numbers.
+struct PairProducts {
+  using Number = uint16_t;
+  using Weights = __m512i;
+  static constexpr int numbers = 2;
 
-inline __attribute__((always_inline)) BSCONV_SIMD_TARGET __m512i pair_at(const uint16_t* from) {
-  int32_t pair = 0;
-  std::memcpy(&pair, from, sizeof(pair));
-  return _mm512_set1_epi32(pair);
-}
+  static const uint16_t* windows(const Convolution& c) { return c.rounded; }
+
+  static inline __attribute__((always_inline)) BSCONV_SIMD_TARGET __m512i
+  weights_at(const float* from) {
+    return _mm512_loadu_si512(from);
+  }
+
+  template <int Vectors>
+  static inline __attribute__((always_inline)) BSCONV_SIMD_TARGET __m512i
+  value_at(const uint16_t* from) {
+    int32_t pair = 0;
+    std::memcpy(&pair, from, sizeof(pair));
+    return _mm512_set1_epi32(pair);
+  }
+
+  static inline __attribute__((always_inline)) BSCONV_SIMD_TARGET Vector add(Vector sums,
+                                                                             __m512i value,
+                                                                             __m512i weights) {
+    return _mm512_dpbf16_ps(sums, (__m512bh)value, (__m512bh)weights);
+  }
+};
 
 BSCONV_SIMD_TARGET inline void round_to_bf16(const float* from, int64_t count, uint16_t* to) {
   int64_t i = 0;
@@ -63,65 +78,8 @@ BSCONV_SIMD_TARGET inline void round_to_bf16(const float* from, int64_t count, u
   }
 }
 
-// `Pixel` is the distance between windows if it is known, otherwise 0.
-template <int Pixels, int Vectors, int Pixel>
-BSCONV_SIMD_TARGET __attribute__((noinline)) inline void pairs_tile(const Convolution& c,
-                                                                    const uint16_t* input,
-                                                                    const Place& place) {
-  Vector sums[Pixels * Vectors];
-  start_sums<Pixels, Vectors>(c, place, sums);
-  const float* weights = c.weights;
-  const int64_t pixel = Pixel != 0 ? Pixel : c.input.pixel;
-  for (int64_t s = 0; s < c.segment_count; ++s) {
-    const uint16_t* x = input + c.segments[s];
-#pragma GCC unroll 2
-    for (int64_t k = 0; k < c.depth; k += 2) {
-      __m512i w[Vectors];
-#pragma GCC unroll 8
-      for (int v = 0; v < Vectors; ++v) {
-        w[v] = _mm512_loadu_si512(weights + v * width);
-      }
-      weights += Vectors * width;
-#pragma GCC unroll 64
-      for (int p = 0; p < Pixels; ++p) {
-        const __m512i value = pair_at(x + p * pixel + k);
-#pragma GCC unroll 8
-        for (int v = 0; v < Vectors; ++v) {
-          sums[p * Vectors + v] = add_products(sums[p * Vectors + v], value, w[v]);
-        }
-      }
-    }
-  }
-  finish_sums<Pixels, Vectors>(c, place, sums);
-}
-
-template <int Vectors, int Pixel, std::size_t... Pixels>
-constexpr std::array<void (*)(const Convolution&, const uint16_t*, const Place&), sizeof...(Pixels)>
-pairs_tiles(std::index_sequence<Pixels...>) {
-  return {&pairs_tile<static_cast<int>(Pixels) + 1, Vectors, Pixel>...};
-}
-
-template <int Vectors, int Pixel>
-BSCONV_SIMD_TARGET inline void pairs_panel(const Convolution& c) {
-  static constexpr auto by_pixels =
-      pairs_tiles<Vectors, Pixel>(std::make_index_sequence<largest_tile<Vectors, Pixel>>());
-  convolve_rows(c, c.rounded, by_pixels);
-}
-
 inline void convolve_rounded(const Convolution& c) {
-  if (c.rounded == nullptr) {
-    return convolve(c);
-  }
-  switch (c.vectors) {
-    case 1:
-      return c.input.pixel == 16 ? pairs_panel<1, 16>(c) : pairs_panel<1, 0>(c);
-    case 2:
-      return pairs_panel<2, 0>(c);
-    case 3:
-      return pairs_panel<3, 0>(c);
-    default:
-      return pairs_panel<4, 0>(c);
-  }
+  c.rounded == nullptr ? convolve(c) : convolve_panels<PairProducts, false>(c);
 }
 
 BSCONV_SIMD_TARGET __attribute__((noinline)) inline float multiply_pairs(int64_t rounds) {
@@ -135,7 +93,7 @@ BSCONV_SIMD_TARGET __attribute__((noinline)) inline float multiply_pairs(int64_t
   for (int64_t round = 0; round < rounds; round += 2) {
 #pragma GCC unroll 16
     for (int i = 0; i < 16; ++i) {
-      sums[i] = in_register(add_products(sums[i], factor, factor));
+      sums[i] = in_register(PairProducts::add(sums[i], factor, factor));
     }
   }
   Vector sum = sums[0];

@@ -59,10 +59,11 @@ inline std::vector<PackedConvolution::Panel> split_panels(int64_t vectors, int64
   return panels;
 }
 
-/// Whether the weights of a pointwise convolution of `channels` input channels stay in registers
-/// for all pixels if a panel has one vector, which is faster than panels of several.
-inline bool stay_in_registers(const KernelTable& kernels, int64_t channels) {
-  return kernels.registers >= 32 && channels == 16 && kernels.round == nullptr;
+/// Whether panels of one vector are faster than panels of several for a pointwise convolution of
+/// `channels` input channels: the weights of 16 stay in registers for all pixels; sums of 32
+/// products are short.
+inline bool prefers_single_vectors(const KernelTable& kernels, int64_t channels) {
+  return kernels.registers >= 32 && (channels == 16 || channels == 32) && kernels.round == nullptr;
 }
 
 namespace detail {

@@ -43,6 +43,15 @@ BSCONV_SIMD_INLINE Vector in_register(Vector value) {
   return value;
 }
 
+// The same pointer, of which the compiler doesn't know how it came about. g++ computes the
+// addresses of all pixels in advance and, as they are too many, keeps them in vector registers: to
+// get one back waits behind all arithmetic in the queue.
+template <class Value>
+BSCONV_SIMD_INLINE Value* opaque(Value* pointer) {
+  __asm__("" : "+r"(pointer));
+  return pointer;
+}
+
 // `a * b + c`, rounded once where the processor can.
 BSCONV_SIMD_INLINE Vector multiply_add(Vector a, Vector b, Vector c) {
 #if BSCONV_SIMD_BYTES == 64
@@ -153,32 +162,35 @@ BSCONV_SIMD_INLINE void finish(Vector (&values)[Pixels * Vectors], const Epilogu
     for (int p = 0; p < Pixels; ++p) {
 #pragma GCC unroll 8
       for (int v = 0; v < Vectors; ++v) {
-        values[p * Vectors + v] += load(residual + p * epilogue.residual.pixel + v * width);
+        values[p * Vectors + v] += load(residual + v * width);
       }
+      residual = opaque(residual + epilogue.residual.pixel);
     }
   }
   activate(values, epilogue.after);
 #if defined(BSCONV_SIMD_BF16)
-  if (place.rounded != nullptr) {
+  if (uint16_t* rounded = place.rounded; rounded != nullptr) {
 #pragma GCC unroll 64
     for (int p = 0; p < Pixels; ++p) {
 #pragma GCC unroll 8
       for (int v = 0; v < Vectors; ++v) {
-        store_rounded(place.rounded + p * epilogue.rounded.pixel + v * width,
-                      values[p * Vectors + v]);
+        store_rounded(rounded + v * width, values[p * Vectors + v]);
       }
+      rounded = opaque(rounded + epilogue.rounded.pixel);
     }
     if (place.output == nullptr) {
       return;
     }
   }
 #endif
+  float* output = place.output;
 #pragma GCC unroll 64
   for (int p = 0; p < Pixels; ++p) {
 #pragma GCC unroll 8
     for (int v = 0; v < Vectors; ++v) {
-      store(place.output + p * output_pixel + v * output_vector, values[p * Vectors + v]);
+      store(output + v * output_vector, values[p * Vectors + v]);
     }
+    output = opaque(output + output_pixel);
   }
 }
 
@@ -202,15 +214,26 @@ inline void fetch(Prefetch (&ahead)[2], int64_t pixels) {
 template <int Pixels, int Vectors>
 BSCONV_SIMD_INLINE void start_sums(const Convolution& c, const Place& place,
                                    Vector (&sums)[Pixels * Vectors]) {
-  const float* start = c.first ? c.bias : place.output;
-  const int64_t start_pixel = c.first ? 0 : c.output.pixel;
-  const int64_t start_vector = c.first ? width : c.output_vector;
+  if (c.first) {
+    Vector bias[Vectors];
+#pragma GCC unroll 8
+    for (int v = 0; v < Vectors; ++v) {
+      bias[v] = load(c.bias + v * width);
+    }
+#pragma GCC unroll 64
+    for (int i = 0; i < Pixels * Vectors; ++i) {
+      sums[i] = bias[i % Vectors];
+    }
+    return;
+  }
+  const float* start = place.output;
 #pragma GCC unroll 64
   for (int p = 0; p < Pixels; ++p) {
 #pragma GCC unroll 8
     for (int v = 0; v < Vectors; ++v) {
-      sums[p * Vectors + v] = load(start + p * start_pixel + v * start_vector);
+      sums[p * Vectors + v] = load(start + v * c.output_vector);
     }
+    start = opaque(start + c.output.pixel);
   }
 }
 
@@ -226,41 +249,72 @@ BSCONV_SIMD_INLINE void finish_sums(const Convolution& c, const Place& place,
   }
 }
 
+// Convolutions in floats. `Products`, here and below, says what numbers are multiplied.
+struct FloatProducts {
+  using Number = float;
+  using Weights = Vector;
+  // Numbers of a segment for one step.
+  static constexpr int numbers = 1;
+
+  static const float* windows(const Convolution& c) { return c.input.data; }
+
+  BSCONV_SIMD_INLINE static Vector weights_at(const float* from) { return load(from); }
+
+  template <int Vectors>
+  BSCONV_SIMD_INLINE static Vector value_at(const float* from) {
+    const Vector value = broadcast(*from);
+    return Vectors > 1 ? in_register(value) : value;
+  }
+
+  BSCONV_SIMD_INLINE static Vector add(Vector sums, Vector value, Vector weights) {
+    return multiply_add(value, weights, sums);
+  }
+};
+
 // `Pixel` is the distance between windows if it is known, otherwise 0; `Single` says that segments
 // have one float.
-template <int Pixels, int Vectors, int Pixel, bool Single>
-BSCONV_SIMD_TARGET __attribute__((noinline)) inline void convolve_tile(const Convolution& c,
-                                                                       const float* input,
-                                                                       const Place& place) {
+template <class Products, int Pixels, int Vectors, int Pixel, bool Single>
+BSCONV_SIMD_TARGET __attribute__((noinline)) inline void convolve_tile(
+    const Convolution& c, const typename Products::Number* input, const Place& place) {
+  // How many pixels the addresses from one pointer on reach.
+  constexpr int reach = Pixel != 0 ? Pixels : 3;
+  constexpr int pointers = (Pixels + reach - 1) / reach;
   Vector sums[Pixels * Vectors];
   start_sums<Pixels, Vectors>(c, place, sums);
   const float* weights = c.weights;
   const int64_t pixel = Pixel != 0 ? Pixel : c.input.pixel;
-  const int64_t depth = Single ? 1 : c.depth;
-  for (int64_t s = 0; s < c.segment_count; ++s) {
-    const float* x = input + c.segments[s];
+  // What is read anew from memory takes no register meanwhile.
+  for (int64_t s = 0; s < opaque(&c)->segment_count; ++s) {
+    const typename Products::Number* x[pointers];
+    x[0] = input + opaque(&c)->segments[s];
+#pragma GCC unroll 8
+    for (int i = 1; i < pointers; ++i) {
+      x[i] = opaque(x[i - 1] + reach * pixel);
+    }
+    const int64_t depth = Single ? 1 : opaque(&c)->depth;
 #pragma GCC unroll 2
-    for (int64_t k = 0; k < depth; ++k) {
-      Vector w[Vectors];
+    for (int64_t k = 0; k < depth; k += Products::numbers) {
+      typename Products::Weights w[Vectors];
 #pragma GCC unroll 8
       for (int v = 0; v < Vectors; ++v) {
-        w[v] = load(weights + v * width);
+        w[v] = Products::weights_at(weights + v * width);
       }
       weights += Vectors * width;
 #pragma GCC unroll 64
       for (int p = 0; p < Pixels; ++p) {
-        Vector value = broadcast(x[p * pixel + k]);
-        if constexpr (Vectors > 1) {
-          value = in_register(value);
-        }
+        const auto value = Products::template value_at<Vectors>(x[p / reach] + p % reach * pixel);
 #pragma GCC unroll 8
         for (int v = 0; v < Vectors; ++v) {
-          sums[p * Vectors + v] = multiply_add(value, w[v], sums[p * Vectors + v]);
+          sums[p * Vectors + v] = Products::add(sums[p * Vectors + v], value, w[v]);
         }
+      }
+#pragma GCC unroll 8
+      for (int i = 0; i < pointers; ++i) {
+        x[i] = opaque(x[i] + Products::numbers);
       }
     }
   }
-  finish_sums<Pixels, Vectors>(c, place, sums);
+  finish_sums<Pixels, Vectors>(*opaque(&c), *opaque(&place), sums);
 }
 
 // The most pixels of a tile whose sums, weights and one value fit the registers. Where distances
@@ -270,24 +324,25 @@ template <int Vectors, int Pixel>
 constexpr int largest_tile = std::min((registers - 1 - Vectors) / Vectors,
                                       Vectors > 1 ? 14 : (Pixel != 0 ? 16 : 11));
 
-using ConvolveTile = void (*)(const Convolution&, const float*, const Place&);
+template <class Products>
+using ConvolveTile = void (*)(const Convolution&, const typename Products::Number*, const Place&);
 
-template <int Vectors, int Pixel, bool Single, std::size_t... Pixels>
-constexpr std::array<ConvolveTile, sizeof...(Pixels)> convolve_tiles(
+template <class Products, int Vectors, int Pixel, bool Single, std::size_t... Pixels>
+constexpr std::array<ConvolveTile<Products>, sizeof...(Pixels)> convolve_tiles(
     std::index_sequence<Pixels...>) {
-  return {&convolve_tile<static_cast<int>(Pixels) + 1, Vectors, Pixel, Single>...};
+  return {&convolve_tile<Products, static_cast<int>(Pixels) + 1, Vectors, Pixel, Single>...};
 }
 
-// Goes over the rows of `c` in tiles of nearly as many pixels each, for which `by_pixels` has
-// functions. `windows` takes the place of `c.input.data`.
-template <class Number, class Tile, std::size_t Largest>
-BSCONV_SIMD_INLINE void convolve_rows(const Convolution& c, const Number* windows,
-                                      const std::array<Tile, Largest>& by_pixels) {
-  constexpr auto largest = static_cast<int64_t>(Largest);
+// Goes over the rows in tiles of nearly as many pixels each.
+template <class Products, int Vectors, int Pixel, bool Single>
+BSCONV_SIMD_TARGET inline void convolve_panel(const Convolution& c) {
+  static constexpr auto by_pixels = convolve_tiles<Products, Vectors, Pixel, Single>(
+      std::make_index_sequence<largest_tile<Vectors, Pixel>>());
+  constexpr auto largest = static_cast<int64_t>(by_pixels.size());
   const int64_t tiles = (c.pixels + largest - 1) / largest;
   Prefetch ahead[2] = {c.prefetch[0], c.prefetch[1]};
   for (int64_t row = 0; row < c.rows; ++row) {
-    const Number* input = windows + row * c.input.row;
+    const auto* input = Products::windows(c) + row * c.input.row;
     Place place = place_of(c.epilogue, c.output, row, 0);
     int64_t left = c.pixels;
     for (int64_t tile = tiles; tile > 0; --tile) {
@@ -301,11 +356,20 @@ BSCONV_SIMD_INLINE void convolve_rows(const Convolution& c, const Number* window
   }
 }
 
-template <int Vectors, int Pixel, bool Single>
-BSCONV_SIMD_TARGET inline void convolve_panel(const Convolution& c) {
-  static constexpr auto by_pixels = convolve_tiles<Vectors, Pixel, Single>(
-      std::make_index_sequence<largest_tile<Vectors, Pixel>>());
-  convolve_rows(c, c.input.data, by_pixels);
+// For panels of any number of vectors.
+template <class Products, bool Single>
+BSCONV_SIMD_TARGET inline void convolve_panels(const Convolution& c) {
+  switch (c.vectors) {
+    case 1:
+      return c.input.pixel == 16 && !Single ? convolve_panel<Products, 1, 16, false>(c)
+                                            : convolve_panel<Products, 1, 0, Single>(c);
+    case 2:
+      return convolve_panel<Products, 2, 0, Single>(c);
+    case 3:
+      return convolve_panel<Products, 3, 0, Single>(c);
+    default:
+      return convolve_panel<Products, 4, 0, Single>(c);
+  }
 }
 
 // For few weights, which stay in registers for all pixels. `Single` says that each of the `Depth`
@@ -409,19 +473,7 @@ BSCONV_SIMD_TARGET inline void convolve(const Convolution& c) {
       return;
     }
   }
-  const bool single = c.depth == 1;
-  switch (c.vectors) {
-    case 1:
-      return single                ? convolve_panel<1, 0, true>(c)
-             : c.input.pixel == 16 ? convolve_panel<1, 16, false>(c)
-                                   : convolve_panel<1, 0, false>(c);
-    case 2:
-      return single ? convolve_panel<2, 0, true>(c) : convolve_panel<2, 0, false>(c);
-    case 3:
-      return single ? convolve_panel<3, 0, true>(c) : convolve_panel<3, 0, false>(c);
-    default:
-      return single ? convolve_panel<4, 0, true>(c) : convolve_panel<4, 0, false>(c);
-  }
+  c.depth == 1 ? convolve_panels<FloatProducts, true>(c) : convolve_panels<FloatProducts, false>(c);
 }
 
 // One row of `Pixels` results of one vector of channels, kernel and stride known.

@@ -14,12 +14,14 @@ BSCONV_SIMD_TARGET __attribute__((noinline)) inline void outer_tile(const OuterP
                                                                     int64_t pixels) {
   const int64_t to_row = o.vectors * width;
   Vector sums[Rows * Vectors];
+  const float* start = to;
 #pragma GCC unroll 16
   for (int r = 0; r < Rows; ++r) {
 #pragma GCC unroll 4
     for (int v = 0; v < Vectors; ++v) {
-      sums[r * Vectors + v] = load(to + r * to_row + v * width);
+      sums[r * Vectors + v] = load(start + v * width);
     }
+    start = opaque(start + to_row);
   }
   for (int64_t p = 0; p < pixels; ++p) {
     Vector values[Vectors];
@@ -45,8 +47,9 @@ BSCONV_SIMD_TARGET __attribute__((noinline)) inline void outer_tile(const OuterP
   for (int r = 0; r < Rows; ++r) {
 #pragma GCC unroll 4
     for (int v = 0; v < Vectors; ++v) {
-      store(to + r * to_row + v * width, sums[r * Vectors + v]);
+      store(to + v * width, sums[r * Vectors + v]);
     }
+    to = opaque(to + to_row);
   }
 }
 
