@@ -50,7 +50,8 @@ inline void time_in_turn(std::vector<Candidate>& candidates, double seconds) {
 
 /// Multiply-adds a second that the processor's threads can do at most.
 inline double measured_peak(const bsconv::kernels::KernelTable& kernels, int threads) {
-  constexpr int64_t rounds = 20'000;
+  // About a millisecond, beside which it costs little to start threads.
+  constexpr int64_t rounds = 200'000;
   std::vector<float> sink(static_cast<std::size_t>(threads));
   double best = std::numeric_limits<double>::infinity();
   for (int i = 0; i < 50; ++i) {
