@@ -173,14 +173,23 @@ def write_plot(rows, file):
 
     figure, axes = pyplot.subplots(figsize=(8, 0.32 * len(rows) + 1.2))
     labels = [f"{row['model']}  b{row['batch']} t{row['threads']}" for row in rows]
-    for way, marker in (("onnxruntime", "o"), ("openvino_f32", "s"), ("inductor_freezing", "^")):
+    ways = (
+        ("onnxruntime", "o", "ONNX Runtime"),
+        ("openvino_f32", "s", "OpenVINO"),
+        ("inductor_freezing", "^", "Inductor"),
+    )
+    for way, marker, label in ways:
         points = [(row["ms"][way] / row["ms"]["fused"], i) for i, row in enumerate(rows) if way in row["ms"]]
-        axes.scatter([x for x, _ in points], [y for _, y in points], marker=marker, label=way)
+        axes.scatter([x for x, _ in points], [y for _, y in points], marker=marker, label=label)
     axes.axvline(1.0, color="black", linewidth=0.8)
     axes.set_yticks(range(len(rows)), labels, fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel("time / time of the optimized model")
     axes.set_xscale("log")
+    ticks = [1, 1.25, 1.5, 2, 3, 5, 10, 20]
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    axes.grid(axis="x", linewidth=0.4)
     axes.legend(fontsize=8)
     figure.tight_layout()
     figure.savefig(file)
