@@ -277,7 +277,7 @@ template <class Products, int Pixels, int Vectors, int Pixel, bool Single>
 BSCONV_SIMD_TARGET __attribute__((noinline)) inline void convolve_tile(
     const Convolution& c, const typename Products::Number* input, const Place& place) {
   // How many pixels the addresses from one pointer on reach.
-  constexpr int reach = Pixel != 0 ? Pixels : 3;
+  constexpr int reach = Pixel == 0 ? std::min(Pixels, 3) : Pixels;
   constexpr int pointers = (Pixels + reach - 1) / reach;
   Vector sums[Pixels * Vectors];
   start_sums<Pixels, Vectors>(c, place, sums);
