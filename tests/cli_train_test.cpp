@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <chrono>
 #include <csignal>
+#include <cstddef>
 #include <filesystem>
 #include <random>
 #include <string>
@@ -194,23 +195,26 @@ TEST_F(CliTrain, LearnsFromATeacherAndGoesOnWithIt) {
   EXPECT_THAT(first.output, HasSubstr("distillation_temperature  2\n"));
   EXPECT_THAT(read_file(directory / "student/settings.toml"),
               HasSubstr("teacher = \"" + teacher + "\"\n"));
-  auto alone = command;
-  alone.back() = path("alone");
-  alone[8] = "none";
-  ASSERT_EQ(run(alone).code, 0);
-  EXPECT_NE(load_checkpoint(path("student/last.safetensors")).history[0].train.loss,
-            load_checkpoint(path("alone/last.safetensors")).history[0].train.loss);
+  const auto last_loss = [this](const char* folder) {
+    return load_checkpoint(directory / folder / "last.safetensors").history.back().train.loss;
+  };
+  // The last loss of the command with another argument at `index`.
+  const auto loss_with = [&](std::size_t index, const char* value, const char* out) {
+    auto changed = command;
+    changed[index] = value;
+    changed.back() = path(out);
+    const auto result = run(changed);
+    EXPECT_EQ(result.code, 0) << result.output;
+    return last_loss(out);
+  };
+  EXPECT_NE(last_loss("student"), loss_with(8, "none", "alone"));
 
   // Two epochs at once are one, an interruption, and another.
   const auto resumed = run({"train", "--resume", path("student"), "--epochs", "2"});
   ASSERT_EQ(resumed.code, 0) << resumed.output;
   EXPECT_THAT(resumed.output, HasSubstr("\nteacher        " + teacher + "\n"));
-  auto whole = command;
-  whole.back() = path("whole");
-  whole[4] = "2";
-  ASSERT_EQ(run(whole).code, 0);
-  EXPECT_EQ(load_checkpoint(path("student/last.safetensors")).history[1].train.loss,
-            load_checkpoint(path("whole/last.safetensors")).history[1].train.loss);
+  ASSERT_EQ(load_checkpoint(path("student/last.safetensors")).epoch, 2);
+  EXPECT_EQ(last_loss("student"), loss_with(4, "2", "whole"));
 
   // A run's folder teaches too; a model for other classes doesn't.
   EXPECT_EQ(run({"train", "--architecture", tiny, "--dry-run", "--teacher", path("student")}).code,
