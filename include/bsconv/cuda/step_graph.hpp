@@ -28,7 +28,8 @@ namespace bsconv::cuda {
 ///
 /// The first steps run operator by operator, so that libraries choose their algorithms and the
 /// optimizer its state. Batches of another size than the first, such as the last of an epoch, run
-/// so always, as do all if a step can't be recorded, with a warning that says why.
+/// so always, as do all if a step can't be recorded, with a warning that says why. The recorded
+/// kernels have the priority of the stream that was current at the first step.
 class StepGraph : public train::StepRecorder {
  public:
   /// Records after `warm_up` steps.
@@ -92,11 +93,11 @@ class StepGraph : public train::StepRecorder {
   std::invoke_result_t<Action> beside(Action&& action) {
     const auto device = shapes_.front().device();
     const c10::cuda::CUDAGuard on_device(device);
+    const auto current = c10::cuda::getCurrentCUDAStream(device.index());
     if (stream_ == nullptr) {
       stream_ = std::make_unique<c10::cuda::CUDAStream>(
-          c10::cuda::getStreamFromPool(/*isHighPriority=*/false, device.index()));
+          c10::cuda::getStreamFromPool(current.priority(), device.index()));
     }
-    const auto current = c10::cuda::getCurrentCUDAStream(device.index());
     wait(*stream_, current);
     auto result = [&] {
       const c10::cuda::CUDAStreamGuard guard(*stream_);
