@@ -9,7 +9,6 @@
 #ifdef BSCONV_HAS_CUDA
 #include <bsconv/cuda.hpp>
 #include <bsconv/train/autocast.hpp>
-#include <bsconv/weights/state_dict.hpp>
 #include <bsconv/zoo.hpp>
 #endif
 
@@ -315,48 +314,47 @@ TEST(CudaTraining, CompilesItsKernels) {
   EXPECT_GT(bsconv::cuda::compile_to_cubin(source, "sm_90").size(), 1000U);
 }
 
-TEST(CudaTraining, EqualsLibTorch) {
+// Logits, gradients and running statistics of one step of a new model, in double.
+std::vector<torch::Tensor> step_of(const std::string& name, bool fused, torch::ScalarType dtype) {
+  torch::manual_seed(8);
+  auto model = bsconv::create_model(name, bsconv::ModelOptions().num_classes(10));
+  const auto images = torch::randn({32, 3, 32, 32});
+  const auto gradient = torch::randn({32, 10});
+  model->to(dtype);
+  model->to(torch::kCUDA);
+  const bsconv::FusedTrainingGuard guard(fused);
+  const auto logits = model->forward(images.to(torch::kCUDA, dtype));
+  (logits * gradient.to(torch::kCUDA, dtype)).sum().backward();
+  std::vector<torch::Tensor> result = {logits.detach().to(torch::kDouble)};
+  for (const auto& parameter : model->parameters()) {
+    result.push_back(parameter.grad().to(torch::kDouble));
+  }
+  for (const auto& buffer : model->buffers()) {
+    result.push_back(buffer.to(torch::kDouble));
+  }
+  return result;
+}
+
+TEST(CudaTraining, IsAsExactAsLibTorch) {
   if (!torch::cuda::is_available()) {
     GTEST_SKIP() << "there is no CUDA device";
   }
   torch::globalContext().setAllowTF32CuDNN(false);
-  for (const char* name : {"cifar_resnet20_bsconvu", "cifar_resnet20_bsconvs_p1d4",
-                           "cifar_preresnet20_bsconvu", "cifar_mobilenetv3_small_w1d2_bsconvu"}) {
+  for (const char* name :
+       {"cifar_resnet20_bsconvu", "cifar_resnet20_bsconvs_p1d4", "cifar_preresnet20_bsconvu",
+        "cifar_mobilenetv3_small_w1d2_bsconvs_p1d6"}) {
     SCOPED_TRACE(name);
-    torch::manual_seed(8);
-    auto model = bsconv::create_model(name, bsconv::ModelOptions().num_classes(10));
-    model->to(torch::kCUDA);
-    model->train();
-    const auto images = torch::randn({32, 3, 32, 32}, torch::kCUDA);
-    const auto gradient = torch::randn({32, 10}, torch::kCUDA);
-    const auto buffers = bsconv::weights::clone_state_dict(bsconv::weights::state_dict(*model));
-    const auto run = [&](bool fused) {
-      const bsconv::FusedTrainingGuard guard(fused);
-      bsconv::weights::load_state_dict(*model, buffers);
-      model->zero_grad();
-      torch::manual_seed(9);
-      auto logits = model->forward(images);
-      (logits * gradient).sum().backward();
-      std::vector<torch::Tensor> result = {logits.detach()};
-      for (const auto& parameter : model->parameters()) {
-        result.push_back(parameter.grad().clone());
-      }
-      for (const auto& buffer : model->buffers()) {
-        result.push_back(buffer.to(torch::kFloat));
-      }
-      return result;
-    };
-    const auto expected = run(false);
-    const auto got = run(true);
-    for (std::size_t i = 0; i < expected.size(); ++i) {
-      EXPECT_LE((got[i] - expected[i]).norm().item<double>(),
-                5e-3 * expected[i].norm().item<double>() + 1e-4)
+    const auto exact = step_of(name, false, torch::kDouble);
+    const auto known = step_of(name, false, torch::kFloat);
+    const auto got = step_of(name, true, torch::kFloat);
+    const auto again = step_of(name, true, torch::kFloat);
+    for (std::size_t i = 0; i < exact.size(); ++i) {
+      const auto scale = exact[i].norm().item<double>();
+      // An activation that rounding moves across zero changes gradients by some thousandths or a hundredth.
+      EXPECT_LE((got[i] - exact[i]).norm().item<double>(),
+                3 * (known[i] - exact[i]).norm().item<double>() + 1e-2 * scale + 1e-4)
           << i;
-    }
-    const auto again = run(true);
-    for (std::size_t i = 0; i < expected.size(); ++i) {
-      EXPECT_LE((got[i] - again[i]).norm().item<double>(),
-                1e-5 * expected[i].norm().item<double>() + 1e-6);
+      EXPECT_LE((got[i] - again[i]).norm().item<double>(), 1e-5 * scale + 1e-6) << i;
     }
   }
 }
