@@ -3,7 +3,8 @@
 # The components: targets for headers that need more than LibTorch.
 #
 #   bsconv::json      nlohmann/json: weights/, train/, profile/json.hpp
-#   bsconv::images    libpng and libjpeg-turbo: data/image_file.hpp, data/file_loader.hpp
+#   bsconv::images    libpng and libjpeg-turbo: data/image_file.hpp, data/prepared_image.hpp,
+#                     data/file_loader.hpp
 #   bsconv::archives  libarchive: data/archive.hpp, data/cifar_archive.hpp
 #   bsconv::dogs      libarchive, matio, zlib and libcrypto: data/stanford_dogs.hpp,
 #                     data/matlab.hpp

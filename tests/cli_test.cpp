@@ -379,6 +379,25 @@ TEST_F(Cli, TrainsResumesEvaluatesAndPredicts) {
   EXPECT_EQ(predicted.code, 0) << predicted.output;
   EXPECT_THAT(predicted.output, HasSubstr("a.pgm\n"));
   EXPECT_EQ(std::count(predicted.output.begin(), predicted.output.end(), '%'), 3);
+  // Of a wide photograph, the middle counts.
+  std::string square;
+  std::string wide;
+  for (int row = 0; row < 32; ++row) {
+    std::string line;
+    for (int column = 0; column < 32; ++column) {
+      line += static_cast<char>(row * column % 101);
+    }
+    square += line;
+    wide += std::string(32, '\x7f') + line + std::string(32, '\x05');
+  }
+  write_file(directory / "square.pgm", "P5 32 32 255\n" + square);
+  write_file(directory / "wide.pgm", "P5 96 32 255\n" + wide);
+  const auto both = run({"predict", (directory / "square.pgm").native(),
+                         (directory / "wide.pgm").native(), "--checkpoint", out});
+  EXPECT_EQ(both.code, 0) << both.output;
+  const auto of_square = both.output.find("square.pgm\n") + 11;
+  const auto of_wide = both.output.find("wide.pgm\n") + 9;
+  EXPECT_EQ(both.output.substr(of_square, 60), both.output.substr(of_wide, 60));
   const auto broken =
       run({"predict", (directory / "run/metrics.csv").native(), "--checkpoint", out});
   EXPECT_EQ(broken.code, 1);

@@ -66,13 +66,16 @@ ImageSet from_files(const DataRequest& request, data::FileDataset files,
           std::move(names), preparation.str()};
 }
 
+/// What images are scaled to before a window of `side` x `side` is cut: 256 for 224.
+int64_t scaled_side(int64_t side) { return (side * 8 + 3) / 7; }
+
 /// The reference's recipe: 256 x 256, a window of 224 x 224, or as much in proportion.
 ImageSet open_dogs(const DataRequest& request, data::Split split) {
-  const int64_t scaled = (request.side * 8 + 3) / 7;
   auto options = loader_options(request, split);
-  auto geometry = data::ImageGeometry::center_crop(scaled, request.side);
+  auto geometry = test_geometry(request.dataset, request.side);
   if (split == data::Split::train) {
-    geometry = data::ImageGeometry::random_crop(scaled, request.side).horizontal_flip(0.5);
+    geometry = data::ImageGeometry::random_crop(scaled_side(request.side), request.side)
+                   .horizontal_flip(0.5);
     data::Augmentation jitter = data::ColorJitter(data::ColorJitterOptions().brightness(0.4));
     options.augmentation(jitter.then(request.augmentation)).mixing(request.mixing);
   }
@@ -81,11 +84,10 @@ ImageSet open_dogs(const DataRequest& request, data::Split split) {
 
 /// What is usual for photographs: torchvision's and timm's basic recipe.
 ImageSet open_image_folder(const DataRequest& request, data::Split split) {
-  const int64_t scaled = (request.side * 8 + 3) / 7;
   const auto geometry =
       split == data::Split::train
           ? data::ImageGeometry::random_resized_crop(request.side).horizontal_flip(0.5)
-          : data::ImageGeometry::center_crop(data::ResizeRule::shorter_side(scaled), request.side);
+          : test_geometry(request.dataset, request.side);
   auto options = loader_options(request, split);
   if (split == data::Split::train) {
     options.augmentation(request.augmentation).mixing(request.mixing);
@@ -130,6 +132,18 @@ ImageSet open_training_images(const DataRequest& request) {
 
 ImageSet open_test_images(const DataRequest& request) {
   return open_images(request, data::Split::test);
+}
+
+data::ImageGeometry test_geometry(const std::string& dataset, int64_t side) {
+  using data::ImageGeometry;
+  using data::ResizeRule;
+  if (dataset == "dogs") {
+    return ImageGeometry::center_crop(scaled_side(side), side);
+  }
+  // The images of the small data sets fill all of their 32 x 32 pixels.
+  const bool is_small = dataset == "digits" || dataset == "cifar10" || dataset == "cifar100";
+  return ImageGeometry::center_crop(ResizeRule::shorter_side(is_small ? side : scaled_side(side)),
+                                    side);
 }
 
 data::BrokenImages broken_images(const std::string& text) {

@@ -51,6 +51,9 @@ ImageSet open_training_images(const DataRequest& request);
 /// The test images.
 ImageSet open_test_images(const DataRequest& request);
 
+/// How image files become test images of `dataset`, for a model that takes `side` x `side` pixels.
+bsconv::data::ImageGeometry test_geometry(const std::string& dataset, int64_t side);
+
 /// The value of `--broken-images`.
 bsconv::data::BrokenImages broken_images(const std::string& text);
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
-#include <bsconv/data/image_file.hpp>
+#include <bsconv/data/prepared_image.hpp>
 
 #include <algorithm>
 #include <filesystem>
@@ -11,6 +11,7 @@
 
 #include "commands.hpp"
 #include "common.hpp"
+#include "data_sets.hpp"
 #include "trained_model.hpp"
 
 namespace bsconv_program {
@@ -26,12 +27,11 @@ struct PredictFlags {
 void predict(const PredictFlags& flags) {
   const auto device = parse_device(flags.device);
   auto trained = load_trained_model(flags.trained, device);
-  const int64_t size = input_size(trained.info.architecture);
+  const auto geometry = test_geometry(trained.info.dataset, input_size(trained.info.architecture));
   const int64_t top = std::min(flags.top, trained.info.num_classes());
   const torch::NoGradGuard no_grad;
   for (const auto& file : flags.images) {
-    const auto image =
-        bsconv::data::resize_image(bsconv::data::read_image(file).unsqueeze(0), size, size);
+    const auto image = bsconv::data::read_image(file, geometry).unsqueeze(0);
     const auto logits = trained.model->forward(image.to(device, torch::kFloat).div_(255));
     const auto [values, classes] = logits.softmax(1).squeeze(0).cpu().topk(top);
     std::cout << file.native() << '\n';

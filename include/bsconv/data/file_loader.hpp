@@ -15,10 +15,9 @@
 #include <bsconv/data/dataset.hpp>
 #include <bsconv/data/epoch_order.hpp>
 #include <bsconv/data/file_dataset.hpp>
-#include <bsconv/data/image_file.hpp>
 #include <bsconv/data/image_geometry.hpp>
 #include <bsconv/data/loader.hpp>
-#include <bsconv/data/resize.hpp>
+#include <bsconv/data/prepared_image.hpp>
 #include <bsconv/data/windows.hpp>
 
 // This header needs libpng and libjpeg-turbo, so it is not part of <bsconv/data.hpp>.
@@ -32,26 +31,6 @@ enum class BrokenImages {
   /// A warning that names it, once; the batch is smaller by one.
   skip,
 };
-
-namespace detail {
-
-/// Decodes an image to uint8 [3, H, W], of any strides, as `geometry` wants it before its window.
-inline std::pair<torch::Tensor, ImagePlan> decode_planned(const std::vector<uint8_t>& bytes,
-                                                          const std::string& origin,
-                                                          const ImageGeometry& geometry,
-                                                          ImageRandom& random) {
-  ImagePlan plan;
-  auto pixels = decode_pixels(bytes, origin, [&](ImageSize original) {
-    plan = geometry.plan(original, random);
-    return DecodeRequest{{plan.region_top, plan.region_left, plan.region}, plan.resized};
-  });
-  // [H, W, 3] is channels_last, which is what LibTorch scales bytes in fastest.
-  pixels =
-      resize_image(pixels.permute({2, 0, 1}).unsqueeze(0), plan.resized.height, plan.resized.width);
-  return {pixels.squeeze(0), plan};
-}
-
-}  // namespace detail
 
 /// Batches of image files that are read, decoded and brought to one size by whoever asks for them:
 /// the workers of a `Prefetcher`, which keep few batches in memory.

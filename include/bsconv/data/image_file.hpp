@@ -135,11 +135,21 @@ inline torch::Tensor decode_image(const std::vector<uint8_t>& bytes, const std::
   return detail::decode_pixels(bytes, origin).permute({2, 0, 1}).contiguous();
 }
 
+namespace detail {
+
+/// What messages call an image file.
+inline std::string image_origin(const std::filesystem::path& path) {
+  std::string origin = "image '";
+  origin += path.native() + "'";
+  return origin;
+}
+
+}  // namespace detail
+
 /// Reads an image file to uint8 RGB [3, H, W]; see `decode_image`. Throws `c10::Error` with the
 /// path.
 inline torch::Tensor read_image(const std::filesystem::path& path) {
-  std::string origin = "image '";
-  origin += path.native() + "'";
+  const auto origin = detail::image_origin(path);
   return decode_image(detail::read_bytes(path, origin), origin);
 }
 
