@@ -10,6 +10,7 @@
 #include <nvrtc.h>
 #include <torch/types.h>
 #include <bsconv/cuda/record.hpp>
+#include <bsconv/gpu/kernel_cache.hpp>
 #include <bsconv/gpu/runtime.hpp>
 
 #include <algorithm>
@@ -37,6 +38,23 @@ inline void check(nvrtcResult status, const char* what) {
 
 }  // namespace detail
 
+/// What NVRTC is told for `architecture`, such as "sm_90".
+inline std::vector<std::string> nvrtc_options(const std::string& architecture) {
+  return {"--gpu-architecture=" + architecture, "--std=c++17", "--extra-device-vectorization"};
+}
+
+/// NVRTC's version and what it is told for `architecture`.
+inline std::string describe_nvrtc(const std::string& architecture) {
+  int major = 0;
+  int minor = 0;
+  detail::check(nvrtcVersion(&major, &minor), "nvrtcVersion");
+  std::string text = "NVRTC " + std::to_string(major) + "." + std::to_string(minor);
+  for (const auto& option : nvrtc_options(architecture)) {
+    text += ' ' + option;
+  }
+  return text;
+}
+
 /// Compiles CUDA C++ to machine code for `architecture`, such as "sm_90". Throws `c10::Error` with
 /// the compiler's messages.
 inline std::string compile_to_cubin(const std::string& source, const std::string& architecture) {
@@ -47,9 +65,12 @@ inline std::string compile_to_cubin(const std::string& source, const std::string
   detail::check(nvrtcCreateProgram(&program, source.c_str(), "bsconv.cu", 0, nullptr, nullptr),
                 "nvrtcCreateProgram");
   const std::unique_ptr<nvrtcProgram, Destroy> owner(&program);
-  const std::string target = "--gpu-architecture=" + architecture;
-  const char* options[] = {target.c_str(), "--std=c++17", "--extra-device-vectorization"};
-  const auto status = nvrtcCompileProgram(program, 3, options);
+  const auto options = nvrtc_options(architecture);
+  std::vector<const char*> texts;
+  for (const auto& option : options) {
+    texts.push_back(option.c_str());
+  }
+  const auto status = nvrtcCompileProgram(program, static_cast<int>(texts.size()), texts.data());
   if (status != NVRTC_SUCCESS) {
     std::size_t size = 0;
     nvrtcGetProgramLogSize(program, &size);
@@ -65,8 +86,8 @@ inline std::string compile_to_cubin(const std::string& source, const std::string
   return cubin;
 }
 
-/// What a plan runs on: a CUDA device, with kernels compiled by NVRTC and runs recorded as CUDA
-/// graphs.
+/// What a plan runs on: a CUDA device, with kernels compiled by NVRTC, which a `KernelCache` keeps,
+/// and runs recorded as CUDA graphs.
 class CudaRuntime : public gpu::Runtime {
  public:
   /// On `device`.
@@ -90,7 +111,8 @@ class CudaRuntime : public gpu::Runtime {
   std::vector<gpu::Kernel> compile(const std::string& source,
                                    const std::vector<std::string>& names) override {
     const c10::cuda::CUDAGuard guard(device_);
-    const auto cubin = compile_to_cubin(source, architecture_);
+    const auto cubin = cache_.get(describe_nvrtc(architecture_), source,
+                                  [&] { return compile_to_cubin(source, architecture_); });
     cudaLibrary_t library = nullptr;
     detail::check(
         cudaLibraryLoadData(&library, cubin.data(), nullptr, nullptr, 0, nullptr, nullptr, 0),
@@ -202,6 +224,7 @@ class CudaRuntime : public gpu::Runtime {
   torch::Device device_;
   std::string name_;
   std::string architecture_;
+  gpu::KernelCache cache_;
   std::vector<cudaLibrary_t> libraries_;
 };
 

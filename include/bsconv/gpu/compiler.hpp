@@ -44,7 +44,8 @@ class Compiler {
     for (const Launch* launch : launches) {
       const auto key = launch->text.define("k", element);
       if (kernels_.emplace(key, nullptr).second) {
-        names.push_back("bsconv_" + std::to_string(count_ + names.size()));
+        // The same text whatever was compiled before, so that it is found in a cache.
+        names.push_back("bsconv_" + std::to_string(names.size()));
         keys.push_back(key);
         source += launch->text.define(names.back(), element);
       }
@@ -61,7 +62,6 @@ class Compiler {
         }
         throw;
       }
-      count_ += names.size();
     }
     for (Launch* launch : launches) {
       launch->kernel = kernels_.at(launch->text.define("k", element));
@@ -91,7 +91,6 @@ class Compiler {
   std::mutex mutex_;
   std::map<std::string, Kernel> kernels_;
   std::map<std::string, std::size_t> choices_;
-  std::size_t count_ = 0;
 };
 
 }  // namespace bsconv::gpu

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: BSD-3-Clause-Clear
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <bsconv/gpu/kernel_cache.hpp>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <stdexcept>
+#include <string>
+
+#include "test_files.hpp"
+
+// Tests are compiled several files at a time.
+namespace gpu_kernel_cache_test {
+namespace {
+
+using bsconv::gpu::KernelCache;
+using bsconv_test::TemporaryDirectory;
+
+// How often it compiles, and what of.
+struct Compiler {
+  int runs = 0;
+
+  std::string operator()(const KernelCache& cache, const std::string& name,
+                         const std::string& source) {
+    return cache.get(name, source, [&] {
+      ++runs;
+      return "code of " + source + " by " + name + std::string("\n\0\n", 3);
+    });
+  }
+};
+
+TEST(KernelCache, CompilesEachSourceOnce) {
+  const TemporaryDirectory directory;
+  const KernelCache cache(directory / "deeper" / "kernels");
+  Compiler compile;
+  const auto code = compile(cache, "sm_90", "a");
+  EXPECT_EQ(code, "code of a by sm_90" + std::string("\n\0\n", 3));
+  EXPECT_EQ(compile(cache, "sm_90", "a"), code);
+  EXPECT_EQ(compile(KernelCache(cache.folder()), "sm_90", "a"), code);
+  EXPECT_EQ(compile.runs, 1);
+  EXPECT_NE(compile(cache, "sm_80", "a"), code);
+  EXPECT_NE(compile(cache, "sm_90", "b"), code);
+  EXPECT_EQ(compile.runs, 3);
+  EXPECT_EQ(bsconv_test::count_files(cache.folder()), 3);
+}
+
+TEST(KernelCache, ReplacesDamagedFiles) {
+  const TemporaryDirectory directory;
+  const KernelCache cache(directory.path());
+  Compiler compile;
+  const auto code = compile(cache, "sm_90", "a");
+  const auto file = std::filesystem::directory_iterator(directory.path())->path();
+  const auto size = std::filesystem::file_size(file);
+  for (const auto& damage : {size - 1, size_t{41}, size_t{20}, size_t{0}}) {
+    std::filesystem::resize_file(file, damage);
+    EXPECT_EQ(compile(cache, "sm_90", "a"), code) << damage;
+    EXPECT_EQ(std::filesystem::file_size(file), size);
+  }
+  std::fstream(file, std::ios::in | std::ios::out).seekp(45) << 'X';
+  EXPECT_EQ(compile(cache, "sm_90", "a"), code);
+  EXPECT_EQ(compile.runs, 6);
+}
+
+TEST(KernelCache, DoesWithoutFiles) {
+  Compiler compile;
+  const KernelCache none{std::filesystem::path()};
+  EXPECT_EQ(compile(none, "sm_90", "a"), compile(none, "sm_90", "a"));
+  EXPECT_EQ(compile.runs, 2);
+  // A file where the folder should be.
+  const TemporaryDirectory directory;
+  bsconv_test::write_file(directory / "file", "");
+  const KernelCache impossible(directory / "file");
+  EXPECT_EQ(compile(impossible, "sm_90", "a"), compile(none, "sm_90", "a"));
+}
+
+TEST(KernelCache, ErrorsOfTheCompilerPass) {
+  const TemporaryDirectory directory;
+  const KernelCache cache(directory.path());
+  EXPECT_THROW(
+      cache.get("sm_90", "a", []() -> std::string { throw std::runtime_error("syntax error"); }),
+      std::runtime_error);
+  EXPECT_TRUE(std::filesystem::is_empty(directory.path()));
+}
+
+TEST(KernelCache, EnvironmentChoosesTheFolder) {
+  const auto with = [](const char* chosen, const char* caches) {
+    const auto set = [](const char* name, const char* value) {
+      value == nullptr ? ::unsetenv(name) : ::setenv(name, value, 1);
+    };
+    const char* before = std::getenv("XDG_CACHE_HOME");
+    const std::string kept = before == nullptr ? "" : before;
+    set("BSCONV_KERNEL_CACHE", chosen);
+    set("XDG_CACHE_HOME", caches);
+    const auto folder = KernelCache::default_folder().native();
+    set("BSCONV_KERNEL_CACHE", nullptr);
+    set("XDG_CACHE_HOME", before == nullptr ? nullptr : kept.c_str());
+    return folder;
+  };
+  EXPECT_EQ(with("/a", "/b"), "/a");
+  EXPECT_EQ(with("", "/b"), "");
+  EXPECT_EQ(with(nullptr, "/b"), "/b/bsconv/kernels");
+  EXPECT_THAT(with(nullptr, nullptr), testing::EndsWith("/.cache/bsconv/kernels"));
+}
+
+}  // namespace
+}  // namespace gpu_kernel_cache_test
