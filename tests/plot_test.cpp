@@ -9,6 +9,7 @@
 #include <random>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "test_files.hpp"
 
@@ -136,7 +137,9 @@ TEST(PlotResults, HaveASeriesAKindOfConvolution) {
   const auto figure = bsconv::plot::accuracy_by_cost(results, "CIFAR100 - WideResNets (WRN-28)");
   EXPECT_EQ(figure.title, "CIFAR100 - WideResNets (WRN-28)");
   ASSERT_EQ(figure.panels.size(), 2U);
-  const auto& series = figure.panels[0].series;
+  auto series = figure.panels[0].series;
+  // Those of ours grow in number.
+  std::erase_if(series, [](const auto& one) { return one.marker == bsconv::plot::Marker::ring; });
   ASSERT_EQ(series.size(), 3U);
   EXPECT_EQ(series[0].label, "baseline");
   EXPECT_EQ(series[1].label, "BSConv-U");
