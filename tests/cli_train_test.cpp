@@ -167,7 +167,16 @@ TEST_F(CliTrain, StartsFromTheWeightsOfAFileOrOfARun) {
   EXPECT_THAT(other.output, HasSubstr("the state does not fit the model"));
   const auto both = run({"train", "--weights", path("run"), "--resume", path("run")});
   EXPECT_EQ(both.code, 2);
-  EXPECT_THAT(both.output, HasSubstr("--resume excludes --weights"));
+  EXPECT_THAT(both.output, HasSubstr("--weights excludes --resume"));
+
+  // What a run has started from is told ever after, and needed only once.
+  std::filesystem::remove(path("seven.pth"));
+  const auto resumed = run({"train", "--resume", path("run"), "--epochs", "2"});
+  EXPECT_EQ(resumed.code, 0) << resumed.output;
+  EXPECT_EQ(load_checkpoint(path("run/last.safetensors")).info.settings.at("weights"),
+            path("seven.pth"));
+  EXPECT_THAT(bsconv_test::read_file(path("run/settings.toml")),
+              HasSubstr("weights = \"" + path("seven.pth") + "\"\n"));
 
   // Other commands take a checkpoint for the model in it, and know its name.
   const auto converted = run({"convert", path("run/best.safetensors"), path("made.pth")});

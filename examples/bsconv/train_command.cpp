@@ -126,8 +126,9 @@ void train(const TrainFlags& flags) {
   try_out_algorithms(options.device());
   torch::manual_seed(options.seed());
   auto model = make_model(info.architecture, info.num_classes(), info.in_channels);
+  const bool starts_from_weights = settings.weights != "none" && !checkpoint;
   const std::string start =
-      flags.weights.empty() ? "" : start_from(model, info.num_classes(), flags.weights);
+      starts_from_weights ? start_from(model, info.num_classes(), settings.weights) : "";
   const std::string profile =
       to_table(bsconv::profile(model, torch::zeros({1, info.in_channels, side, side}))) + "\n";
 

@@ -41,6 +41,11 @@ void visit_kept_settings(Settings& settings, Visitor&& visit) {
       "teacher", settings.teacher,
       "Trained model to learn from as well: none, one that comes with the library, a checkpoint or "
       "a run's folder");
+  visit(
+      "weights", settings.weights,
+      "Weights to start from: none, a trained model that comes with the library, a safetensors or "
+      "PyTorch file, or a run's folder for its best checkpoint; a classifier of another number of "
+      "classes starts anew");
 }
 
 /// The same for those that belong to the machine: checkpoints travel without them.
@@ -213,11 +218,7 @@ void add_train_flags(CLI::App& command, TrainFlags& flags) {
       command.add_option("--resume", flags.resume,
                          "Run folder or checkpoint to go on from, with its settings where no flag "
                          "says otherwise; a folder also knows data root, workers and device");
-  command
-      .add_option("--weights", flags.weights,
-                  "Weights to start from: a safetensors or PyTorch file, or a run's folder for its "
-                  "best checkpoint; a classifier of another number of classes starts anew")
-      ->excludes(resume);
+  command.get_option("--weights")->excludes(resume);
   command.add_flag("--dry-run", flags.dry_run,
                    "Only print the model's profile, sizes, steps and the expected time");
   command
@@ -251,6 +252,11 @@ TrainSettings make_settings(const TrainFlags& flags, const std::optional<Checkpo
   }
   for (const auto& given : flags.settings) {
     apply(settings, given);
+  }
+  if (checkpoint) {
+    // What a run has started from does not change.
+    const auto kept = checkpoint->info.settings.find("weights");
+    settings.weights = kept == checkpoint->info.settings.end() ? "none" : kept->second;
   }
   check_program_settings(settings);
   settings.options.workers(settings.workers);

@@ -35,6 +35,7 @@ struct TrainSettings {
   double cutmix = 0;
   bool sync_batch_norm = false;
   std::string teacher = "none";
+  std::string weights = "none";
   /// The settings that a checkpoint keeps, and the device, workers and run folder.
   bsconv::train::TrainOptions options;
 };
@@ -53,7 +54,6 @@ struct TrainFlags {
   std::filesystem::path config;
   std::filesystem::path out;
   std::filesystem::path resume;
-  std::filesystem::path weights;
   bool dry_run = false;
   ProcessSettings processes;
 };
