@@ -93,7 +93,7 @@ TEST(KernelCache, EnvironmentChoosesTheFolder) {
     const std::string kept = before == nullptr ? "" : before;
     set("BSCONV_KERNEL_CACHE", chosen);
     set("XDG_CACHE_HOME", caches);
-    const auto folder = KernelCache::default_folder().native();
+    auto folder = KernelCache::default_folder().native();
     set("BSCONV_KERNEL_CACHE", nullptr);
     set("XDG_CACHE_HOME", before == nullptr ? nullptr : kept.c_str());
     return folder;
