@@ -245,6 +245,7 @@ TrainSettings make_settings(const TrainFlags& flags, const std::optional<Checkpo
     }
     apply_machine_settings(settings, flags.resume);
   }
+  const auto started_from = settings.weights;
   if (!flags.config.empty()) {
     for (const auto& given : read_settings(flags.config)) {
       apply(settings, given);
@@ -255,8 +256,7 @@ TrainSettings make_settings(const TrainFlags& flags, const std::optional<Checkpo
   }
   if (checkpoint) {
     // What a run has started from does not change.
-    const auto kept = checkpoint->info.settings.find("weights");
-    settings.weights = kept == checkpoint->info.settings.end() ? "none" : kept->second;
+    settings.weights = started_from;
   }
   check_program_settings(settings);
   settings.options.workers(settings.workers);

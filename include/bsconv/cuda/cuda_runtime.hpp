@@ -97,6 +97,7 @@ class CudaRuntime : public gpu::Runtime {
     detail::check(cudaGetDeviceProperties(&properties, device_.index()), "cudaGetDeviceProperties");
     name_ = properties.name;
     architecture_ = "sm_" + std::to_string(properties.major) + std::to_string(properties.minor);
+    compiler_ = describe_nvrtc(architecture_);
   }
 
   ~CudaRuntime() override {
@@ -111,8 +112,8 @@ class CudaRuntime : public gpu::Runtime {
   std::vector<gpu::Kernel> compile(const std::string& source,
                                    const std::vector<std::string>& names) override {
     const c10::cuda::CUDAGuard guard(device_);
-    const auto cubin = cache_.get(describe_nvrtc(architecture_), source,
-                                  [&] { return compile_to_cubin(source, architecture_); });
+    const auto cubin =
+        cache_.get(compiler_, source, [&] { return compile_to_cubin(source, architecture_); });
     cudaLibrary_t library = nullptr;
     detail::check(
         cudaLibraryLoadData(&library, cubin.data(), nullptr, nullptr, 0, nullptr, nullptr, 0),
@@ -224,6 +225,7 @@ class CudaRuntime : public gpu::Runtime {
   torch::Device device_;
   std::string name_;
   std::string architecture_;
+  std::string compiler_;
   gpu::KernelCache cache_;
   std::vector<cudaLibrary_t> libraries_;
 };
