@@ -350,9 +350,9 @@ TEST(CudaTraining, IsAsExactAsLibTorch) {
     const auto again = step_of(name, true, torch::kFloat);
     for (std::size_t i = 0; i < exact.size(); ++i) {
       const auto scale = exact[i].norm().item<double>();
-      // An activation that rounding moves across zero changes gradients by some thousandths or a hundredth.
+      // An activation that rounding moves across zero changes gradients by some thousandths.
       EXPECT_LE((got[i] - exact[i]).norm().item<double>(),
-                3 * (known[i] - exact[i]).norm().item<double>() + 1e-2 * scale + 1e-4)
+                3 * (known[i] - exact[i]).norm().item<double>() + 5e-3 * scale + 1e-4)
           << i;
       EXPECT_LE((got[i] - again[i]).norm().item<double>(), 1e-5 * scale + 1e-6) << i;
     }
