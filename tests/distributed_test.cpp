@@ -21,10 +21,12 @@
 #include <exception>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "support/environment.hpp"
 #include "support/process.hpp"
 #include "test_files.hpp"
 
@@ -36,6 +38,7 @@ using bsconv::distributed::ProcessGroup;
 using bsconv::distributed::Rendezvous;
 using bsconv::plot::CsvTable;
 using bsconv_test::Environment;
+using bsconv_test::EnvironmentGuard;
 using bsconv_test::error_of;
 using bsconv_test::Process;
 using bsconv_test::program;
@@ -267,27 +270,22 @@ TEST(Distributed, ModelsThatDifferAreRefused) {
 }
 
 TEST(Distributed, TheEnvironmentTellsWhoAProcessIs) {
-  const auto names = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"};
-  const auto set = [&](const Environment& environment) {
-    for (const auto* name : names) {
-      ::unsetenv(name);
+  const auto found_in = [](Environment environment) {
+    for (const auto* name : {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"}) {
+      environment.try_emplace(name, std::nullopt);
     }
-    for (const auto& [name, value] : environment) {
-      ::setenv(name.c_str(), value.c_str(), 1);
-    }
+    const EnvironmentGuard guard(environment);
+    return bsconv::distributed::rendezvous_of_environment();
   };
   const auto error = [&](const Environment& environment) {
-    set(environment);
-    return error_of([] { bsconv::distributed::rendezvous_of_environment(); });
+    return error_of([&] { found_in(environment); });
   };
-  set({});
-  EXPECT_FALSE(bsconv::distributed::rendezvous_of_environment().has_value());
-  set({{"RANK", "1"},
-       {"WORLD_SIZE", "4"},
-       {"LOCAL_RANK", "1"},
-       {"MASTER_ADDR", "host"},
-       {"MASTER_PORT", "1234"}});
-  const auto found = bsconv::distributed::rendezvous_of_environment();
+  EXPECT_FALSE(found_in({}).has_value());
+  const auto found = found_in({{"RANK", "1"},
+                               {"WORLD_SIZE", "4"},
+                               {"LOCAL_RANK", "1"},
+                               {"MASTER_ADDR", "host"},
+                               {"MASTER_PORT", "1234"}});
   ASSERT_TRUE(found.has_value());
   EXPECT_EQ(found->rank(), 1);
   EXPECT_EQ(found->world_size(), 4);
@@ -306,7 +304,6 @@ TEST(Distributed, TheEnvironmentTellsWhoAProcessIs) {
   EXPECT_THAT(
       error({{"RANK", "0"}, {"WORLD_SIZE", "2"}, {"MASTER_ADDR", "a"}, {"MASTER_PORT", "70000"}}),
       HasSubstr("master_port must be 1 to 65535, got 70000"));
-  set({});
   EXPECT_THAT(error_of([] {
                 ProcessGroup(Rendezvous()
                                  .rank(1)

@@ -3,12 +3,13 @@
 #include <gtest/gtest.h>
 #include <bsconv/gpu/kernel_cache.hpp>
 
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <optional>
 #include <stdexcept>
 #include <string>
 
+#include "support/environment.hpp"
 #include "test_files.hpp"
 
 // Tests are compiled several files at a time.
@@ -85,23 +86,16 @@ TEST(KernelCache, ErrorsOfTheCompilerPass) {
 }
 
 TEST(KernelCache, EnvironmentChoosesTheFolder) {
-  const auto with = [](const char* chosen, const char* caches) {
-    const auto set = [](const char* name, const char* value) {
-      value == nullptr ? ::unsetenv(name) : ::setenv(name, value, 1);
-    };
-    const char* before = std::getenv("XDG_CACHE_HOME");
-    const std::string kept = before == nullptr ? "" : before;
-    set("BSCONV_KERNEL_CACHE", chosen);
-    set("XDG_CACHE_HOME", caches);
-    auto folder = KernelCache::default_folder().native();
-    set("BSCONV_KERNEL_CACHE", nullptr);
-    set("XDG_CACHE_HOME", before == nullptr ? nullptr : kept.c_str());
-    return folder;
+  using Value = std::optional<std::string>;
+  const auto with = [](const Value& chosen, const Value& caches) {
+    const bsconv_test::EnvironmentGuard guard(
+        {{"BSCONV_KERNEL_CACHE", chosen}, {"XDG_CACHE_HOME", caches}});
+    return KernelCache::default_folder().native();
   };
   EXPECT_EQ(with("/a", "/b"), "/a");
   EXPECT_EQ(with("", "/b"), "");
-  EXPECT_EQ(with(nullptr, "/b"), "/b/bsconv/kernels");
-  EXPECT_THAT(with(nullptr, nullptr), testing::EndsWith("/.cache/bsconv/kernels"));
+  EXPECT_EQ(with(std::nullopt, "/b"), "/b/bsconv/kernels");
+  EXPECT_THAT(with(std::nullopt, std::nullopt), testing::EndsWith("/.cache/bsconv/kernels"));
 }
 
 }  // namespace

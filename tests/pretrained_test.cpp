@@ -13,8 +13,10 @@
 
 #include <cstdlib>
 #include <filesystem>
+#include <optional>
 #include <string>
 
+#include "support/environment.hpp"
 #include "test_files.hpp"
 
 // Tests are compiled several files at a time.
@@ -25,6 +27,7 @@ using bsconv::create_model;
 using bsconv::ModelCard;
 using bsconv::ModelStore;
 using bsconv::Pretrained;
+using bsconv_test::EnvironmentGuard;
 using bsconv_test::error_of;
 using bsconv_test::read_file;
 using bsconv_test::TemporaryDirectory;
@@ -149,9 +152,11 @@ TEST_F(PretrainedStore, RefusesWrongCards) {
 
 TEST_F(PretrainedStore, IsFoundThroughTheEnvironment) {
   add("one", 1);
-  ASSERT_EQ(setenv("BSCONV_MODELS", directory.path().c_str(), 1), 0);
-  EXPECT_EQ(ModelStore::find().directory(), directory.path());
-  ASSERT_EQ(unsetenv("BSCONV_MODELS"), 0);
+  {
+    const EnvironmentGuard guard({{"BSCONV_MODELS", directory.path().native()}});
+    EXPECT_EQ(ModelStore::find().directory(), directory.path());
+  }
+  const EnvironmentGuard guard({{"BSCONV_MODELS", std::nullopt}});
   EXPECT_EQ(ModelStore::find().directory(), BSCONV_MODELS_DIR);
 }
 

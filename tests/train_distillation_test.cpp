@@ -96,6 +96,10 @@ TEST(TrainDistillation, SharesTheLossWithTheLabels) {
       0.7 * alone.loss.item<double>() + 0.3 * distillation_loss(student, teacher).item<double>(),
       1e-6);
   EXPECT_EQ(both.cross_entropy.item<double>(), alone.cross_entropy.item<double>());
+  EXPECT_FLOAT_EQ(both.distillation.item<float>(),
+                  distillation_loss(student, teacher).item<float>());
+  EXPECT_FALSE(both.distillation.requires_grad());
+  EXPECT_FALSE(alone.distillation.defined());
   EXPECT_EQ(both.correct.item<int64_t>(), alone.correct.item<int64_t>());
 }
 

@@ -63,6 +63,7 @@ TEST(TrainMetrics, OfManyStepsAreFetchedAtOnce) {
   second.loss = torch::tensor(1.5F);
   second.regularization = torch::Tensor();
   second.correct_top5 = torch::Tensor();
+  second.distillation = torch::tensor(0.75F);
   second.examples = 6;
   const auto metrics = bsconv::train::metrics_of({first, second});
   ASSERT_EQ(metrics.size(), 2U);
@@ -75,6 +76,20 @@ TEST(TrainMetrics, OfManyStepsAreFetchedAtOnce) {
   EXPECT_EQ(metrics[1].regularization, 0.0);
   EXPECT_EQ(metrics[1].accuracy, 0.5);
   EXPECT_TRUE(std::isnan(metrics[1].accuracy_top5));
+  EXPECT_TRUE(std::isnan(metrics[0].distillation));
+  EXPECT_EQ(metrics[1].distillation, 0.75);
+}
+
+TEST(TrainMetrics, DistillationIsTheAverageOfWhatATeacherSaw) {
+  constexpr double nan = std::numeric_limits<double>::quiet_NaN();
+  MetricSums sums;
+  sums.add({2.0, 1.5, 0.5, 0.75}, 4);
+  EXPECT_TRUE(std::isnan(sums.mean().distillation));
+  MetricSums more;
+  more.add({2.0, 1.5, 0.5, 0.75, nan, 3.0}, 2);
+  more.add({2.0, 1.5, 0.5, 0.75, nan, 6.0}, 4);
+  sums += more;
+  EXPECT_DOUBLE_EQ(sums.mean().distillation, 5.0);
 }
 
 EpochSummary summary() {
@@ -103,6 +118,15 @@ TEST(TrainMetrics, CsvHasALineAnEpoch) {
             bsconv::train::to_csv({summary(), summary()}));
   EXPECT_THAT(bsconv_test::error_of([] { bsconv::train::write_csv("/proc/metrics.csv", {}); }),
               HasSubstr("cannot write '/proc/metrics.csv'"));
+}
+
+TEST(TrainMetrics, CsvHasTheTeachersPartOnceThereIsOne) {
+  auto taught = summary();
+  taught.train.distillation = 4.5;
+  const auto csv = bsconv::train::to_csv({summary(), taught});
+  EXPECT_THAT(csv, HasSubstr("images_per_second,seconds,train_distillation\n"));
+  EXPECT_THAT(csv, HasSubstr("0.4,512,10,\n"));
+  EXPECT_THAT(csv, HasSubstr("0.4,512,10,4.5\n"));
 }
 
 TEST(TrainProgress, FormatsDurations) {
@@ -156,6 +180,24 @@ TEST(TrainProgress, SummarizesAnEpochWithTheBestAccuracy) {
             "epoch 2/5 done: lr 0.1, train loss 1.5000 (ce 1.2500 + reg 0.2500)  top-1 50.00 %, "
             "test loss 2.5000 (ce 2.2500 + reg 0.2500)  top-1 37.50 %, best 40.00 % (epoch 1), "
             "512 images/s, 0:10, about 0:30 left\n");
+}
+
+TEST(TrainProgress, NamesTheTeachersPartOfTheLoss) {
+  auto metrics = summary().train;
+  metrics.distillation = 4.5;
+  EXPECT_EQ(bsconv::train::to_string(metrics),
+            "loss 1.5000 (ce 1.2500, teacher 4.5000, reg 0.2500)  top-1 50.00 %");
+}
+
+TEST(TrainProgress, TimeLeftCountsTheResumedPartOfAnEpoch) {
+  std::ostringstream out;
+  Progress progress(out, ProgressStyle::lines);
+  Position position;
+  position.steps = 100;
+  position.step = 80;
+  progress.on_pass_begin(position);
+  progress.on_epoch_end(summary());
+  EXPECT_THAT(out.str(), HasSubstr(", 0:10, about 2:30 left\n"));
 }
 
 }  // namespace

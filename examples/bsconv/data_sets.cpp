@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <iterator>
 #include <sstream>
 #include <utility>
 
@@ -69,10 +70,34 @@ ImageSet from_files(const DataRequest& request, data::FileDataset files,
 /// What images are scaled to before a window of `side` x `side` is cut: 256 for 224.
 int64_t scaled_side(int64_t side) { return (side * 8 + 3) / 7; }
 
+data::ImageGeometry whole_image(int64_t side) {
+  return data::ImageGeometry::center_crop(data::ResizeRule::shorter_side(side), side);
+}
+
+data::ImageGeometry middle_of_photograph(int64_t side) {
+  return data::ImageGeometry::center_crop(data::ResizeRule::shorter_side(scaled_side(side)), side);
+}
+
+data::ImageGeometry middle_of_square(int64_t side) {
+  return data::ImageGeometry::center_crop(scaled_side(side), side);
+}
+
+ImageSet open_digits(const DataRequest& request, data::Split split) {
+  return in_memory(request, data::digits(split), split);
+}
+
+ImageSet open_cifar10(const DataRequest& request, data::Split split) {
+  return in_memory(request, data::open_cifar10(request.root, split), split);
+}
+
+ImageSet open_cifar100(const DataRequest& request, data::Split split) {
+  return in_memory(request, data::open_cifar100(request.root, split), split);
+}
+
 /// The reference's recipe: 256 x 256, a window of 224 x 224, or as much in proportion.
 ImageSet open_dogs(const DataRequest& request, data::Split split) {
   auto options = loader_options(request, split);
-  auto geometry = test_geometry(request.dataset, request.side);
+  auto geometry = middle_of_square(request.side);
   if (split == data::Split::train) {
     geometry = data::ImageGeometry::random_crop(scaled_side(request.side), request.side)
                    .horizontal_flip(0.5);
@@ -87,7 +112,7 @@ ImageSet open_image_folder(const DataRequest& request, data::Split split) {
   const auto geometry =
       split == data::Split::train
           ? data::ImageGeometry::random_resized_crop(request.side).horizontal_flip(0.5)
-          : test_geometry(request.dataset, request.side);
+          : middle_of_photograph(request.side);
   auto options = loader_options(request, split);
   if (split == data::Split::train) {
     options.augmentation(request.augmentation).mixing(request.mixing);
@@ -95,34 +120,52 @@ ImageSet open_image_folder(const DataRequest& request, data::Split split) {
   return from_files(request, data::load_image_folder(request.root, split), geometry, options);
 }
 
+/// A data set that the program knows.
+struct KnownDataSet {
+  const char* name;
+  bool is_embedded;
+  ImageSet (*open)(const DataRequest&, data::Split);
+  data::ImageGeometry (*test_geometry)(int64_t side);
+};
+
+constexpr KnownDataSet known_data_sets[] = {
+    {"digits", true, open_digits, whole_image},
+    {"cifar10", false, open_cifar10, whole_image},
+    {"cifar100", false, open_cifar100, whole_image},
+    {"dogs", false, open_dogs, middle_of_square},
+    {"image_folder", false, open_image_folder, middle_of_photograph},
+};
+
+/// Null if there is none of that name.
+const KnownDataSet* find_data_set(const std::string& name) {
+  const auto* found = std::find_if(std::begin(known_data_sets), std::end(known_data_sets),
+                                   [&name](const auto& known) { return name == known.name; });
+  return found == std::end(known_data_sets) ? nullptr : found;
+}
+
 ImageSet open_images(const DataRequest& request, data::Split split) {
-  const auto& name = request.dataset;
-  const auto& known = dataset_names();
-  if (std::find(known.begin(), known.end(), name) == known.end()) {
-    throw UsageError("unknown data set '" + name + "'; known are " +
-                     bsconv::detail::join(known, ", "));
+  const auto* known = find_data_set(request.dataset);
+  if (known == nullptr) {
+    throw UsageError("unknown data set '" + request.dataset + "'; known are " +
+                     bsconv::detail::join(dataset_names(), ", "));
   }
-  if (name == "digits") {
-    return in_memory(request, data::digits(split), split);
-  }
-  if (request.root.empty()) {
-    throw UsageError("--data-root is required: the directory of the " + name +
+  if (!known->is_embedded && request.root.empty()) {
+    throw UsageError("--data-root is required: the directory of the " + request.dataset +
                      " files (only 'digits' is embedded)");
   }
-  if (name == "cifar10") {
-    return in_memory(request, data::open_cifar10(request.root, split), split);
-  }
-  if (name == "cifar100") {
-    return in_memory(request, data::open_cifar100(request.root, split), split);
-  }
-  return name == "dogs" ? open_dogs(request, split) : open_image_folder(request, split);
+  return known->open(request, split);
 }
 
 }  // namespace
 
 const std::vector<std::string>& dataset_names() {
-  static const std::vector<std::string> names = {"digits", "cifar10", "cifar100", "dogs",
-                                                 "image_folder"};
+  static const auto names = [] {
+    std::vector<std::string> result;
+    for (const auto& known : known_data_sets) {
+      result.emplace_back(known.name);
+    }
+    return result;
+  }();
   return names;
 }
 
@@ -135,15 +178,8 @@ ImageSet open_test_images(const DataRequest& request) {
 }
 
 data::ImageGeometry test_geometry(const std::string& dataset, int64_t side) {
-  using data::ImageGeometry;
-  using data::ResizeRule;
-  if (dataset == "dogs") {
-    return ImageGeometry::center_crop(scaled_side(side), side);
-  }
-  // The images of the small data sets fill all of their 32 x 32 pixels.
-  const bool is_small = dataset == "digits" || dataset == "cifar10" || dataset == "cifar100";
-  return ImageGeometry::center_crop(ResizeRule::shorter_side(is_small ? side : scaled_side(side)),
-                                    side);
+  const auto* known = find_data_set(dataset);
+  return known != nullptr ? known->test_geometry(side) : middle_of_photograph(side);
 }
 
 data::BrokenImages broken_images(const std::string& text) {

@@ -124,6 +124,10 @@ void train(const TrainFlags& flags) {
   const auto header = describe_run(settings, info, training, test);
 
   try_out_algorithms(options.device());
+  // Before the seed is set: the student must not depend on how many numbers its teacher drew.
+  const auto teacher = settings.teacher == "none"
+                           ? bsconv::train::ForwardFunction()
+                           : make_teacher(settings.teacher, info, side, options.device());
   torch::manual_seed(options.seed());
   auto model = make_model(info.architecture, info.num_classes(), info.in_channels);
   const bool starts_from_weights = settings.weights != "none" && !checkpoint;
@@ -134,8 +138,8 @@ void train(const TrainFlags& flags) {
 
   bsconv::train::Trainer trainer(model, options);
   trainer.info(info);
-  if (settings.teacher != "none") {
-    trainer.teacher(make_teacher(settings.teacher, info, side, options.device()));
+  if (teacher) {
+    trainer.teacher(teacher);
   }
   if (checkpoint) {
     trainer.resume(*checkpoint, resumed);

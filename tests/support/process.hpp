@@ -12,9 +12,9 @@
 #include <filesystem>
 #include <string>
 #include <thread>
-#include <utility>
 #include <vector>
 
+#include "support/environment.hpp"
 #include "test_files.hpp"
 
 namespace bsconv_test {
@@ -35,9 +35,6 @@ struct Result {
   std::string output;
 };
 
-/// Variables of a process's environment.
-using Environment = std::vector<std::pair<std::string, std::string>>;
-
 /// A started program whose output goes to a file.
 class Process {
  public:
@@ -52,7 +49,7 @@ class Process {
       (void)!::chdir(directory_.path().c_str());
       ::setenv("OMP_NUM_THREADS", "1", 1);
       for (const auto& [name, value] : environment) {
-        ::setenv(name.c_str(), value.c_str(), 1);
+        set_variable(name, value);
       }
       std::vector<char*> argv;
       for (auto& argument : arguments) {

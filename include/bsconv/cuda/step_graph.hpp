@@ -142,8 +142,8 @@ class StepGraph : public train::StepRecorder {
   /// The next replay overwrites the recorded result.
   static train::StepResult copy(const train::StepResult& result) {
     train::StepResult own = result;
-    for (auto* tensor :
-         {&own.loss, &own.cross_entropy, &own.regularization, &own.correct, &own.correct_top5}) {
+    for (auto* tensor : {&own.loss, &own.cross_entropy, &own.regularization, &own.correct,
+                         &own.correct_top5, &own.distillation}) {
       if (tensor->defined()) {
         *tensor = tensor->clone();
       }

@@ -29,8 +29,8 @@ inline double number(const nlohmann::json& json) {
 }
 
 inline nlohmann::json to_json(const Metrics& metrics) {
-  return {metrics.loss, metrics.cross_entropy, metrics.regularization, metrics.accuracy,
-          metrics.accuracy_top5};
+  return {metrics.loss,     metrics.cross_entropy, metrics.regularization,
+          metrics.accuracy, metrics.accuracy_top5, metrics.distillation};
 }
 
 inline Metrics metrics_from_json(const nlohmann::json& json) {
@@ -38,6 +38,9 @@ inline Metrics metrics_from_json(const nlohmann::json& json) {
                      number(json.at(3))};
   if (json.size() > 4) {
     metrics.accuracy_top5 = number(json.at(4));
+  }
+  if (json.size() > 5) {
+    metrics.distillation = number(json.at(5));
   }
   return metrics;
 }
@@ -121,7 +124,9 @@ inline nlohmann::json to_json(const Checkpoint& checkpoint) {
         {"correct", partial.correct},
         {"examples", partial.examples},
         {"correct_top5", partial.correct_top5},
-        {"examples_top5", partial.examples_top5}}},
+        {"examples_top5", partial.examples_top5},
+        {"distillation", partial.distillation},
+        {"examples_distilled", partial.examples_distilled}}},
       {"best_accuracy", checkpoint.history.empty() ? 0.0 : checkpoint.history.back().best_accuracy},
       {"history", std::move(history)}};
 }
@@ -144,6 +149,8 @@ inline void from_json(const nlohmann::json& json, Checkpoint& checkpoint) {
   checkpoint.partial.examples = partial.at("examples").get<int64_t>();
   checkpoint.partial.correct_top5 = partial.value("correct_top5", int64_t{0});
   checkpoint.partial.examples_top5 = partial.value("examples_top5", int64_t{0});
+  checkpoint.partial.distillation = partial.value("distillation", 0.0);
+  checkpoint.partial.examples_distilled = partial.value("examples_distilled", int64_t{0});
   for (const auto& row : json.at("history")) {
     checkpoint.history.push_back(summary_from_json(row));
   }

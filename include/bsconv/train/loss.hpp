@@ -38,8 +38,10 @@ inline StepResult classification_loss(const torch::nn::Module& module, const tor
       /*weight=*/{}, at::Reduction::Mean, no_ignored_index, label_smoothing);
   result.loss = result.cross_entropy;
   if (teacher.logits().defined()) {
-    result.loss = (1 - teacher.weight()) * result.cross_entropy +
-                  teacher.weight() * distillation_loss(logits, teacher);
+    result.distillation = distillation_loss(logits, teacher);
+    result.loss =
+        (1 - teacher.weight()) * result.cross_entropy + teacher.weight() * result.distillation;
+    result.distillation = result.distillation.detach();
   }
   if (has_regularization(module)) {
     result.regularization = regularization_loss(module, alpha);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <filesystem>
@@ -18,8 +19,8 @@ namespace bsconv::train {
 
 /// Averages over images.
 struct Metrics {
-  /// What is minimized: cross entropy plus regularization loss; in training with a teacher, the
-  /// distillation loss has its part of the former.
+  /// What is minimized: cross entropy, or with a teacher the weighted mean of it and the
+  /// distillation loss, plus regularization loss.
   double loss = 0;
   /// Cross entropy, in nats.
   double cross_entropy = 0;
@@ -30,11 +31,13 @@ struct Metrics {
   /// Share of images whose right class is among the five highest logits; NaN if not measured, as
   /// with five classes or fewer.
   double accuracy_top5 = std::numeric_limits<double>::quiet_NaN();
+  /// Distillation loss, without its weight; NaN without a teacher.
+  double distillation = std::numeric_limits<double>::quiet_NaN();
 
   /// What stands for metrics that were not measured: NaN throughout.
   static Metrics none() {
     constexpr double nan = std::numeric_limits<double>::quiet_NaN();
-    return {nan, nan, nan, nan, nan};
+    return {nan, nan, nan, nan, nan, nan};
   }
 };
 
@@ -54,6 +57,10 @@ struct MetricSums {
   int64_t correct_top5 = 0;
   /// Images of which that was measured.
   int64_t examples_top5 = 0;
+  /// Sum of the distillation loss over images.
+  double distillation = 0;
+  /// Images that a teacher was asked about.
+  int64_t examples_distilled = 0;
 
   /// Adds a batch of `count` images with these averages.
   void add(const Metrics& batch, int64_t count) {
@@ -66,6 +73,10 @@ struct MetricSums {
       correct_top5 += std::llround(batch.accuracy_top5 * static_cast<double>(count));
       examples_top5 += count;
     }
+    if (!std::isnan(batch.distillation)) {
+      distillation += batch.distillation * static_cast<double>(count);
+      examples_distilled += count;
+    }
   }
 
   /// Adds the sums over other images.
@@ -77,23 +88,30 @@ struct MetricSums {
     examples += other.examples;
     correct_top5 += other.correct_top5;
     examples_top5 += other.examples_top5;
+    distillation += other.distillation;
+    examples_distilled += other.examples_distilled;
     return *this;
   }
 
   /// The averages; all zero if no image was seen.
   Metrics mean() const {
     const double count = examples > 0 ? static_cast<double>(examples) : 1.0;
-    return {loss / count, cross_entropy / count, regularization / count,
+    const auto average = [](double sum, int64_t images) {
+      return images > 0 ? sum / static_cast<double>(images)
+                        : std::numeric_limits<double>::quiet_NaN();
+    };
+    return {loss / count,
+            cross_entropy / count,
+            regularization / count,
             static_cast<double>(correct) / count,
-            examples_top5 > 0
-                ? static_cast<double>(correct_top5) / static_cast<double>(examples_top5)
-                : std::numeric_limits<double>::quiet_NaN()};
+            average(static_cast<double>(correct_top5), examples_top5),
+            average(distillation, examples_distilled)};
   }
 };
 
 /// One batch's results, still on the device where they were computed.
 struct StepResult {
-  /// Cross entropy plus regularization loss, a scalar tensor.
+  /// What is minimized, a scalar tensor; see `Metrics::loss`.
   torch::Tensor loss;
   /// Cross entropy, a scalar tensor.
   torch::Tensor cross_entropy;
@@ -106,6 +124,8 @@ struct StepResult {
   /// Images whose class is among the five highest logits, an int64 scalar tensor; undefined if
   /// there are five classes or fewer.
   torch::Tensor correct_top5 = {};
+  /// Distillation loss without its weight, a scalar tensor; undefined without a teacher.
+  torch::Tensor distillation = {};
 
   /// The values on the host; waits for the device.
   Metrics metrics() const;
@@ -122,7 +142,8 @@ inline std::vector<Metrics> metrics_of(const std::vector<StepResult>& results) {
     // What is missing is not read below.
     losses.insert(losses.end(),
                   {result.loss, result.cross_entropy,
-                   result.regularization.defined() ? result.regularization : result.loss});
+                   result.regularization.defined() ? result.regularization : result.loss,
+                   result.distillation.defined() ? result.distillation : result.loss});
     counts.insert(counts.end(), {result.correct, result.correct_top5.defined() ? result.correct_top5
                                                                                : result.correct});
   }
@@ -134,13 +155,14 @@ inline std::vector<Metrics> metrics_of(const std::vector<StepResult>& results) {
   const auto count_values = fetch(counts);
   const auto* loss = loss_values.const_data_ptr<double>();
   const auto* count = count_values.const_data_ptr<double>();
+  constexpr double not_measured = std::numeric_limits<double>::quiet_NaN();
   for (const auto& result : results) {
     const double images = result.examples > 0 ? static_cast<double>(result.examples) : 1.0;
     found.push_back({loss[0], loss[1], result.regularization.defined() ? loss[2] : 0.0,
                      count[0] / images,
-                     result.correct_top5.defined() ? count[1] / images
-                                                   : std::numeric_limits<double>::quiet_NaN()});
-    loss += 3;
+                     result.correct_top5.defined() ? count[1] / images : not_measured,
+                     result.distillation.defined() ? loss[3] : not_measured});
+    loss += 4;
     count += 2;
   }
   return found;
@@ -170,12 +192,17 @@ struct EpochSummary {
   double images_per_second = 0;
 };
 
-/// The epochs as a CSV table with a header line. What was not measured is an empty cell.
+/// The epochs as a CSV table with a header line. What was not measured is an empty cell; the last
+/// column, `train_distillation`, is there if any epoch had a teacher.
 inline std::string to_csv(const std::vector<EpochSummary>& epochs) {
+  const bool distilled = std::any_of(epochs.begin(), epochs.end(), [](const EpochSummary& row) {
+    return !std::isnan(row.train.distillation);
+  });
   std::ostringstream out;
   out << "epoch,learning_rate,train_loss,train_cross_entropy,train_regularization,train_top1,"
          "train_top5,test_loss,test_cross_entropy,test_regularization,test_top1,test_top5,"
-         "best_top1,images_per_second,seconds\n";
+         "best_top1,images_per_second,seconds"
+      << (distilled ? ",train_distillation\n" : "\n");
   const auto cell = [&out](double value, int digits = 9) {
     out << ',';
     if (!std::isnan(value)) {
@@ -195,6 +222,9 @@ inline std::string to_csv(const std::vector<EpochSummary>& epochs) {
     cell(row.best_accuracy);
     cell(row.images_per_second, 6);
     cell(row.seconds, 6);
+    if (distilled) {
+      cell(row.train.distillation);
+    }
     out << '\n';
   }
   return out.str();

@@ -49,12 +49,18 @@ inline std::string format_duration(double seconds) {
 }
 
 /// Averages as "loss 4.7052 (ce 4.6052 + reg 0.1000)  top-1 1.23 %", with the top-5 accuracy where
-/// it was measured.
+/// it was measured. With a teacher, whose loss has a weight, "(ce 1.5913, teacher 5.4036, reg 0)".
 inline std::string to_string(const Metrics& metrics) {
   std::ostringstream out;
   out << std::fixed << std::setprecision(4) << "loss " << metrics.loss << " (ce "
-      << metrics.cross_entropy << " + reg " << metrics.regularization << ")  top-1 "
-      << std::setprecision(2) << 100 * metrics.accuracy << " %";
+      << metrics.cross_entropy;
+  if (std::isnan(metrics.distillation)) {
+    out << " + reg ";
+  } else {
+    out << ", teacher " << metrics.distillation << ", reg ";
+  }
+  out << metrics.regularization << ")  top-1 " << std::setprecision(2) << 100 * metrics.accuracy
+      << " %";
   if (!std::isnan(metrics.accuracy_top5)) {
     out << "  top-5 " << 100 * metrics.accuracy_top5 << " %";
   }
@@ -73,6 +79,9 @@ class Progress : public Observer {
 
   void on_pass_begin(const Position& position) override {
     first_step_ = position.step;
+    if (position.split == data::Split::train && position.steps > 0) {
+      share_ = 1 - static_cast<double>(position.step) / static_cast<double>(position.steps);
+    }
     printed_step_ = position.step;
     start_ = Clock::now();
     drawn_ = start_ - std::chrono::hours(1);
@@ -106,9 +115,14 @@ class Progress : public Observer {
          << ", best " << std::fixed << std::setprecision(2) << 100 * summary.best_accuracy
          << " % (epoch " << summary.best_epoch << "), " << std::setprecision(0)
          << summary.images_per_second << " images/s, " << format_duration(summary.seconds);
+    // The latest epochs count most; not all have a test, and one resumed has only a part.
+    constexpr double forget = 0.8;
+    seconds_ = forget * seconds_ + summary.seconds;
+    epochs_ = forget * epochs_ + share_;
     if (summary.epoch < summary.epochs) {
       text << ", about "
-           << format_duration(summary.seconds * static_cast<double>(summary.epochs - summary.epoch))
+           << format_duration(seconds_ / epochs_ *
+                              static_cast<double>(summary.epochs - summary.epoch))
            << " left";
     }
     out_ << text.str() << '\n' << std::flush;
@@ -153,6 +167,10 @@ class Progress : public Observer {
   int64_t printed_step_ = 0;
   Clock::time_point start_;
   Clock::time_point drawn_;
+  /// Share of the epoch that this run trains.
+  double share_ = 1;
+  double seconds_ = 0;
+  double epochs_ = 0;
 };
 
 }  // namespace bsconv::train

@@ -182,6 +182,7 @@ class TensorBoard : public Observer {
       events_.scalar("loss/" + split, metrics.loss, summary.epoch);
       events_.scalar("cross_entropy/" + split, metrics.cross_entropy, summary.epoch);
       events_.scalar("regularization/" + split, metrics.regularization, summary.epoch);
+      events_.scalar("distillation/" + split, metrics.distillation, summary.epoch);
       events_.scalar("top1/" + split, metrics.accuracy, summary.epoch);
       events_.scalar("top5/" + split, metrics.accuracy_top5, summary.epoch);
     }

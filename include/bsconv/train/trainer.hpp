@@ -281,7 +281,8 @@ class Trainer {
     auto values = torch::tensor(
         {sums.loss, sums.cross_entropy, sums.regularization, static_cast<double>(sums.correct),
          static_cast<double>(sums.examples), static_cast<double>(sums.correct_top5),
-         static_cast<double>(sums.examples_top5)},
+         static_cast<double>(sums.examples_top5), sums.distillation,
+         static_cast<double>(sums.examples_distilled)},
         torch::kDouble);
     communicator_->sum(values);
     const auto* value = values.const_data_ptr<double>();
@@ -291,7 +292,9 @@ class Trainer {
             std::llround(value[3]),
             std::llround(value[4]),
             std::llround(value[5]),
-            std::llround(value[6])};
+            std::llround(value[6]),
+            value[7],
+            std::llround(value[8])};
   }
 
   /// Whether this process, or another, was asked to stop.
