@@ -13,6 +13,7 @@
 #include <chrono>
 #include <csignal>
 #include <cstddef>
+#include <cstdlib>
 #include <filesystem>
 #include <random>
 #include <string>
@@ -253,6 +254,49 @@ TEST_F(CliTrain, DrawsRunsAndResults) {
   const auto missing = run({"plot", path("none")});
   EXPECT_EQ(missing.code, 1);
   EXPECT_THAT(missing.output, HasSubstr("none'"));
+}
+
+TEST_F(CliTrain, ARunHasItsFolderForItself) {
+  const auto flags = [this](const char* out) {
+    return std::vector<std::string>{"train", "--architecture", tiny,     "--epochs",
+                                    "50",    "--out",          path(out)};
+  };
+  const Process first(flags("one"));
+  first.wait_for("epoch 1/50");
+  const auto beside = run(flags("one"));
+  EXPECT_EQ(beside.code, 1);
+  EXPECT_THAT(beside.output, HasSubstr("another process trains in '" + path("one") + "'"));
+  // As timeout(1) sends it: to the process and to its group.
+  first.send(SIGTERM);
+  first.send(SIGTERM);
+  const auto stopped = first.wait();
+  EXPECT_EQ(stopped.code, 130) << stopped.output;
+  EXPECT_TRUE(std::filesystem::exists(directory / "one/last.safetensors"));
+
+  // The checkpoint alone, from where it lies.
+  const auto here = "cd '" + path("one") + "' && '" + bsconv_test::program() +
+                    "' train --resume last.safetensors --epochs 1 >/dev/null 2>&1";
+  EXPECT_EQ(std::system(here.c_str()), 0);
+  EXPECT_EQ(load_checkpoint(path("one/last.safetensors")).epoch, 1);
+
+  // It may go on in another folder, but in none of another run.
+  std::filesystem::create_directory(directory / "other");
+  std::filesystem::copy(path("one/last.safetensors"), path("other"));
+  const auto into = run({"train", "--resume", path("one"), "--out", path("other")});
+  EXPECT_EQ(into.code, 2);
+  EXPECT_THAT(into.output, HasSubstr("--out '" + path("other") + "' already holds a run"));
+  const auto moved =
+      run({"train", "--resume", path("one/last.safetensors"), "--out", path("moved")});
+  EXPECT_EQ(moved.code, 0) << moved.output;
+  EXPECT_FALSE(std::filesystem::exists(directory / "moved/best.safetensors"));
+  EXPECT_THAT(moved.output, Not(HasSubstr("moved/best.safetensors")));
+
+  // A start that fails leaves no folder.
+  EXPECT_EQ(
+      run({"train", "--dataset", "cifar10", "--data-root", path("none"), "--out", path("failed")})
+          .code,
+      1);
+  EXPECT_FALSE(std::filesystem::exists(directory / "failed"));
 }
 
 /// Which file stands at `path` now; 0 if none.

@@ -206,10 +206,18 @@ TEST(DataFileLoader, ABrokenImageStopsTheRunOrIsLeftOutAndCounted) {
   EXPECT_THAT(warnings.messages[0], HasSubstr("left out: image '" + broken.native()));
 
   const FileLoader alone(files, geometry, LoaderOptions().batch_size(1), BrokenImages::skip);
-  EXPECT_THAT(error_of([&] { alone.get(0, 1); }),
-              HasSubstr("none of the 1 images of batch 1 of epoch 0 can be read; the first is "
-                        "image '" +
-                        broken.native()));
+  const auto empty = alone.get(0, 1);
+  EXPECT_EQ(empty.images.sizes(), (std::vector<int64_t>{0, 3, 16, 16}));
+  EXPECT_EQ(empty.labels.sizes(), (std::vector<int64_t>{0}));
+
+  // In a shuffled epoch the next image takes the broken one's place, whoever asks.
+  const FileLoader shuffled(files, geometry, LoaderOptions().batch_size(1).shuffle(true).seed(2),
+                            BrokenImages::skip);
+  int64_t at = 0;
+  while (shuffled.broken_images().empty()) {
+    EXPECT_EQ(shuffled.get(0, at++).labels.size(0), 1);
+  }
+  EXPECT_TRUE(shuffled.get(0, at - 1).images.equal(shuffled.get(0, at % 12).images));
   std::filesystem::remove(broken);
   EXPECT_THAT(error_of([&] { stops.get(0, 0); }), HasSubstr(broken.native() + "' does not exist"));
 }
@@ -245,6 +253,30 @@ TEST(DataImageGeometry, PlansAreThoseOfTorchvision) {
     places.emplace(plan.top, plan.left);
   }
   EXPECT_EQ(places.size(), 12U);
+}
+
+TEST(DataImageGeometry, RefusesRegionsOutsideTheImage) {
+  ImageRandom random(1);
+  const auto error = [&](int64_t top, int64_t left, ImageSize region, ImageSize resized) {
+    const ImageGeometry geometry("Mine", 8, [=](ImageSize, ImageRandom&) {
+      ImagePlan plan;
+      plan.region_top = top;
+      plan.region_left = left;
+      plan.region = region;
+      plan.resized = resized;
+      return plan;
+    });
+    return error_of([&] { geometry.plan({30, 40}, random); });
+  };
+  EXPECT_EQ(error(10, 20, 20, 8), "no error");
+  EXPECT_THAT(error(0, -5, 20, 8), HasSubstr("the geometry 'Mine' wants 20 pixels from row 0 and "
+                                             "column -5 of an image of 30x40"));
+  EXPECT_THAT(error(-1, 0, 20, 8), HasSubstr("from row -1"));
+  EXPECT_THAT(error(11, 0, 20, 8), HasSubstr("from row 11"));
+  EXPECT_THAT(error(0, 21, 20, 8), HasSubstr("column 21"));
+  EXPECT_THAT(error(0, 0, {20, 0}, 8), HasSubstr("wants 20x0 pixels"));
+  EXPECT_THAT(error(0, 0, 20, {0, 8}),
+              HasSubstr("what a region is scaled to must be positive, got 0 x 8"));
 }
 
 TEST(DataImageGeometry, ResizedCropsLieInTheImageAndKeepTheirBounds) {

@@ -444,6 +444,29 @@ TEST_F(DistributedTraining, AnInterruptionOfOneProcessEndsAllWithACheckpoint) {
   EXPECT_TRUE(std::filesystem::exists(directory_ / "stopped" / "last.safetensors"));
 }
 
+TEST_F(DistributedTraining, ABrokenTestImageIsNoInterruption) {
+  const auto folder = directory_ / "images";
+  for (const char* split : {"train", "val"}) {
+    for (const char* name : {"a/1", "a/2", "a/3", "b/1", "b/2", "b/3"}) {
+      const auto image = folder / split / (std::string(name) + ".png");
+      // Their content tells that they are PPM.
+      std::string pixels = "P6\n4 4\n255\n";
+      pixels.resize(pixels.size() + 48, name[2]);
+      bsconv_test::write_file(image, pixels);
+    }
+  }
+  bsconv_test::write_file(folder / "val/b/2.png", "P6\n4 4\n255\n");
+  const auto processes =
+      start(2, {"train", "--dataset", "image_folder", "--data-root", folder.native(),
+                "--architecture", "cifar_resnet20_bsconvu", "--batch-size", "2", "--broken-images",
+                "skip", "--epochs", "2", "--out", (directory_ / "run").native()});
+  for (const auto& process : processes) {
+    const auto result = process->wait();
+    EXPECT_EQ(result.code, 0) << result.output;
+  }
+  EXPECT_EQ(metrics("run").size(), 2U);
+}
+
 TEST_F(DistributedTraining, WorksAcrossNetworkNamespaces) {
   const auto shell = [](const std::string& command) {
     return std::system((command + " >/dev/null 2>&1").c_str()) == 0;

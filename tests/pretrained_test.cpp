@@ -11,8 +11,10 @@
 #include <bsconv/version.hpp>
 #include <bsconv/weights/safetensors.hpp>
 
+#include <cmath>
 #include <cstdlib>
 #include <filesystem>
+#include <limits>
 #include <optional>
 #include <string>
 
@@ -148,6 +150,13 @@ TEST_F(PretrainedStore, RefusesWrongCards) {
     EXPECT_THAT(error_of([&] { ModelStore(directory.path()); }),
                 HasSubstr(std::string("weights must name a file beside it, got '") + weights));
   }
+}
+
+TEST_F(PretrainedStore, ACardMayHaveNoTop5) {
+  auto card = add("one", 1);
+  card.top5 = std::numeric_limits<double>::quiet_NaN();
+  bsconv::write_model_card(card_path(card), card);
+  EXPECT_TRUE(std::isnan(ModelStore(directory.path()).card(card.name).top5));
 }
 
 TEST_F(PretrainedStore, IsFoundThroughTheEnvironment) {

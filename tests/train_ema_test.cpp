@@ -5,6 +5,7 @@
 #include <bsconv/train/ema.hpp>
 
 #include <algorithm>
+#include <memory>
 
 #include "test_files.hpp"
 
@@ -71,6 +72,23 @@ TEST(TrainEma, AScopeLendsTheAverage) {
   EXPECT_EQ(numbers.count.item<int64_t>(), 2);
   const EmaScope nothing(numbers, nullptr);
   EXPECT_TRUE(numbers.weight.equal(own));
+}
+
+TEST(TrainEma, AScopeGivesSharedTensorsBack) {
+  const auto shared = std::make_shared<Numbers>();
+  torch::nn::Module both;
+  both.register_module("a", shared);
+  both.register_module("b", shared);
+  shared->set(1, 1);
+  Ema ema(both, 0.5);
+  shared->set(2, 2);
+  ema.update(both);
+  {
+    const EmaScope scope(both, &ema);
+    EXPECT_NE(shared->weight[0].item<float>(), 2);
+  }
+  EXPECT_EQ(shared->weight[0].item<float>(), 2);
+  EXPECT_EQ(shared->mean.item<float>(), 4);
 }
 
 TEST(TrainEma, GoesOnAndRefusesWhatDoesNotFit) {

@@ -104,6 +104,14 @@ TEST(TrainSettings, GoThroughTextFileAndJson) {
             expected);
 }
 
+TEST(TrainSettings, TextsAreUtf8) {
+  std::ostringstream out;
+  bsconv::train::write_setting(out, "data_root", std::string("/caf\u00e9"));
+  EXPECT_EQ(out.str(), "data_root = \"/caf\u00e9\"\n");
+  EXPECT_EQ(error_of([&] { bsconv::train::write_setting(out, "data_root", std::string("/\xe9")); }),
+            "data_root: '/\xe9' is not UTF-8, which a settings file must be");
+}
+
 TEST(TrainSettings, AnOlderCheckpointKeepsTheDefaultsOfNewSettings) {
   auto json = bsconv::train::detail::to_json(unusual());
   json.erase("ema_decay");

@@ -194,6 +194,33 @@ TEST_F(TrainTrainer, RefusesACheckpointOfAnotherModelAndNamesTheKeys) {
   renamed.info({"small", "cifar10", {}, 3});
   EXPECT_THAT(error_of([&] { renamed.resume(checkpoint); }),
               HasSubstr("was trained on 'digits', not on 'cifar10'"));
+  auto named = checkpoint;
+  named.info.class_names = {"a", "b"};
+  small.info({"small", "digits", {"b", "a"}, 3});
+  EXPECT_THAT(error_of([&] { small.resume(named); }),
+              HasSubstr("cannot resume: in the checkpoint class 0 is 'a', not 'b'"));
+}
+
+TEST_F(TrainTrainer, RefusesATestThatIsSharded) {
+  const DataLoader half(bsconv::data::digits(Split::test),
+                        LoaderOptions().batch_size(32).shard({1, 2}));
+  Trainer trainer(make_net(), make_options());
+  EXPECT_THAT(error_of([&] { trainer.fit(train_loader(), half); }),
+              HasSubstr("the test images are shard 1 of 2, but must be all of them"));
+}
+
+TEST_F(TrainTrainer, RefusesTextsThatNoCheckpointHoldsBeforeItTrains) {
+  const auto folder = directory / "run";
+  const auto error = [&](bsconv::train::RunInfo info) {
+    Trainer trainer(make_net(), make_options(folder));
+    trainer.info(std::move(info));
+    return error_of([&] { trainer.fit(train_loader(), test_loader()); });
+  };
+  EXPECT_THAT(error({"net", "digits", {"caf\xe9"}, 3}),
+              HasSubstr("the class 'caf\xe9' is not UTF-8, so no checkpoint can hold it"));
+  EXPECT_THAT(error({"net", "digits", {"caf\u00e9"}, 3, {{"weights", "\xff"}}}),
+              HasSubstr("weights '\xff' is not UTF-8"));
+  EXPECT_FALSE(std::filesystem::exists(folder / "last.safetensors"));
 }
 
 TEST_F(TrainTrainer, RefusesToResumeMidEpochWithOtherBatches) {

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
+#include <bsconv/data/class_names.hpp>
 #include <bsconv/train/choices.hpp>
 #include <bsconv/train/evaluate.hpp>
 #include <bsconv/train/learner.hpp>
@@ -50,6 +51,11 @@ void evaluate(const EvaluateFlags& flags) {
   TORCH_CHECK(static_cast<int64_t>(test.class_names.size()) == info.num_classes(), "the model of '",
               trained.origin, "' has ", info.num_classes(), " classes, ", dataset_name, " has ",
               test.class_names.size());
+  const auto classes = bsconv::data::class_difference(test.class_names, info.class_names);
+  if (!classes.empty()) {
+    std::cerr << "bsconv: warning: in " << dataset_name << ", " << classes
+              << " as the model has it; its logits are taken in the order of the data set\n";
+  }
   if (flags.channels_last) {
     bsconv::train::Learner::use_channels_last(*model);
   }

@@ -11,9 +11,27 @@
 
 namespace bsconv_program {
 
-/// Where a run writes: the given folder, that of the resumed checkpoint, or a new one in runs/. A
-/// folder that already holds a run that is not resumed is a `UsageError`.
-std::filesystem::path choose_run_folder(const TrainFlags& flags, const TrainSettings& settings);
+/// The folder that a run writes to, which belongs to it alone while this object lives: the given
+/// one, that of the resumed checkpoint, or a new one in runs/.
+class ClaimedFolder {
+ public:
+  /// Makes the folder. One that holds another run is a `UsageError`, one that another process
+  /// trains in an error.
+  ClaimedFolder(const TrainFlags& flags, const TrainSettings& settings);
+
+  ClaimedFolder(const ClaimedFolder&) = delete;
+  ClaimedFolder& operator=(const ClaimedFolder&) = delete;
+
+  /// Removes a new folder again if nothing was written to it.
+  ~ClaimedFolder();
+
+  const std::filesystem::path& path() const noexcept { return path_; }
+
+ private:
+  std::filesystem::path path_;
+  bool is_new_ = false;
+  int descriptor_ = -1;
+};
 
 /// The files of a run beside its checkpoints and metrics.csv: settings.toml, log.txt and the events
 /// for TensorBoard.

@@ -12,6 +12,7 @@
 #include <optional>
 #include <sstream>
 #include <string>
+#include <system_error>
 
 #include "commands.hpp"
 #include "common.hpp"
@@ -57,7 +58,9 @@ std::string describe_run(const TrainSettings& settings, const bsconv::train::Run
 std::string describe_result(const bsconv::train::FitResult& result, const TrainSettings& settings) {
   const auto& out = settings.options.output_dir();
   if (result.interrupted) {
-    throw Interrupted("interrupted; go on with: bsconv train --resume '" + out.native() + "'");
+    throw Interrupted(out.empty() ? "interrupted"
+                                  : "interrupted; go on with: bsconv train --resume '" +
+                                        out.native() + "'");
   }
   std::ostringstream text;
   if (result.stopped_early) {
@@ -68,8 +71,14 @@ std::string describe_result(const bsconv::train::FitResult& result, const TrainS
     text << "no epoch was asked for: no checkpoint\n";
     return text.str();
   }
-  text << "best test accuracy " << 100 * result.best_accuracy << " %, checkpoint '"
-       << (out / "best.safetensors").native() << "'\n";
+  text << "best test accuracy " << 100 * result.best_accuracy << " %";
+  // A run that goes on in another folder may not have had a better epoch there.
+  const auto best = out / "best.safetensors";
+  std::error_code error;
+  if (std::filesystem::exists(best, error)) {
+    text << ", checkpoint '" << best.native() << "'";
+  }
+  text << '\n';
   return text.str();
 }
 
@@ -98,12 +107,15 @@ void train(const TrainFlags& flags) {
   }
   auto settings = make_settings(flags, checkpoint);
   auto& options = settings.options;
-  if (!flags.dry_run) {
-    options.output_dir(choose_run_folder(flags, settings));
+  const auto shard = shard_of_environment();
+  std::optional<ClaimedFolder> claimed;
+  // One process writes and prints for all.
+  if (!flags.dry_run && shard.index == 0) {
+    claimed.emplace(flags, settings);
+    options.output_dir(claimed->path());
   }
 
   const int64_t side = input_size(settings.architecture);
-  const auto shard = shard_of_environment();
   DataRequest request = {settings.dataset,
                          settings.data_root,
                          side,
@@ -154,7 +166,6 @@ void train(const TrainFlags& flags) {
   if (processes != nullptr) {
     trainer.communicator(processes);
   }
-  // One process writes and prints for all.
   std::optional<RunFolder> folder;
   const auto print = [&folder](const std::string& text) {
     if (folder) {

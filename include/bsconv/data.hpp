@@ -10,6 +10,7 @@
 #include <bsconv/data/auto_augment.hpp>
 #include <bsconv/data/batch_source.hpp>
 #include <bsconv/data/cifar.hpp>
+#include <bsconv/data/class_names.hpp>
 #include <bsconv/data/color.hpp>
 #include <bsconv/data/dataset.hpp>
 #include <bsconv/data/digits.hpp>

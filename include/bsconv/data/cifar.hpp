@@ -15,6 +15,7 @@
 
 #include <torch/types.h>
 
+#include <bsconv/data/class_names.hpp>
 #include <bsconv/data/dataset.hpp>
 
 namespace bsconv::data {
@@ -128,15 +129,6 @@ inline void read_cifar_file(const std::filesystem::path& path, const std::string
   TORCH_CHECK(file.is_open(), set_name, ": cannot open '", path.native(),
               "': ", std::generic_category().message(errno));
   read_cifar_records(file, path.native(), set_name, records, label_counts, images, labels);
-}
-
-/// The class names of a set without a file of names: "class 0", "class 1", …
-inline std::vector<std::string> numbered_class_names(int64_t count) {
-  std::vector<std::string> names;
-  for (int64_t i = 0; i < count; ++i) {
-    names.push_back("class " + std::to_string(i));
-  }
-  return names;
 }
 
 /// The class names, one a line.

@@ -15,6 +15,7 @@
 
 #include <bsconv/data/archive.hpp>
 #include <bsconv/data/cifar.hpp>
+#include <bsconv/data/class_names.hpp>
 #include <bsconv/data/dataset.hpp>
 
 // This header needs libarchive, so it is not part of <bsconv/data.hpp>.

@@ -28,7 +28,8 @@ namespace bsconv::data {
 enum class BrokenImages {
   /// An error that names it.
   stop,
-  /// A warning that names it, once; the batch is smaller by one.
+  /// A warning that names it, once; the batch is smaller by one. If none is left, a shuffled epoch
+  /// has its next readable image instead, another one an empty batch.
   skip,
 };
 
@@ -73,14 +74,23 @@ class FileLoader : public BatchSource {
             .memory_format(direct ? options_.memory_format() : torch::MemoryFormat::Contiguous));
     auto labels = torch::empty({count}, torch::kLong);
     int64_t filled = 0;
-    for (int64_t i = 0; i < count; ++i) {
-      const int64_t record = records.const_data_ptr<int64_t>()[i];
-      if (fill(images[filled], record, epoch)) {
-        labels[filled++] = dataset_.label(record);
+    const auto fill_from = [&](const torch::Tensor& candidates, int64_t limit) {
+      for (int64_t i = 0; i < candidates.size(0) && filled < limit; ++i) {
+        const int64_t record = candidates.const_data_ptr<int64_t>()[i];
+        if (fill(images[filled], record, epoch)) {
+          labels[filled++] = dataset_.label(record);
+        }
+      }
+    };
+    fill_from(records, count);
+    if (options_.shuffle()) {
+      for (int64_t next = 1; filled == 0 && next < num_batches(); ++next) {
+        fill_from(order_.records(epoch, (index + next) % num_batches()), 1);
       }
     }
-    TORCH_CHECK(filled > 0, "none of the ", count, " images of batch ", index, " of epoch ", epoch,
-                " can be read; the first is ", dataset_.full_name(records[0].item<int64_t>()));
+    TORCH_CHECK(filled > 0 || (!options_.shuffle() && num_examples() > 0),
+                "none of the images can be read; the first is ",
+                dataset_.full_name(records[0].item<int64_t>()));
     images = images.narrow(0, 0, filled).to(options_.device());
     auto generator = order_.shard_generator(epoch, index);
     auto batch =

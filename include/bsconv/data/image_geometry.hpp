@@ -233,9 +233,18 @@ class ImageGeometry {
   /// The size of every image.
   ImageSize size() const noexcept { return size_; }
 
-  /// The plan for an image of the given size.
+  /// The plan for an image of the given size. Throws if the function it was made with wants a
+  /// region that is not inside the image, or scales it to nothing.
   ImagePlan plan(ImageSize original, ImageRandom& random) const {
     auto plan = planner_(original, random);
+    const auto inside = [](int64_t first, int64_t length, int64_t whole) {
+      return length > 0 && length <= whole && first >= 0 && first <= whole - length;
+    };
+    TORCH_CHECK(inside(plan.region_top, plan.region.height, original.height) &&
+                    inside(plan.region_left, plan.region.width, original.width),
+                "the geometry '", name_, "' wants ", plan.region, " pixels from row ",
+                plan.region_top, " and column ", plan.region_left, " of an image of ", original);
+    plan.resized.check("what a region is scaled to");
     plan.mirrored = random.uniform() < flip_probability_;
     return plan;
   }

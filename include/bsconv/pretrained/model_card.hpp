@@ -4,8 +4,10 @@
 #include <cstdint>
 #include <filesystem>
 #include <fstream>
+#include <limits>
 #include <map>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include <c10/util/Exception.h>
@@ -35,7 +37,8 @@ struct ModelCard {
   int64_t epoch = 0;
   /// Accuracy on all test images in percent, as the training printed it.
   double top1 = 0;
-  /// Share of test images in percent whose class is among the five highest logits.
+  /// Share of test images in percent whose class is among the five highest logits; NaN, in the file
+  /// null, if not measured, as with five classes or fewer.
   double top5 = 0;
   /// How many parameters it has.
   int64_t parameters = 0;
@@ -87,6 +90,12 @@ inline ModelCard read_model_card(const std::filesystem::path& path) {
     const auto json = nlohmann::json::parse(file);
     detail::visit_card(card, [&](const char* key, auto& member) {
       where = key;
+      if constexpr (std::is_same_v<std::decay_t<decltype(member)>, double>) {
+        if (json.at(key).is_null()) {
+          member = std::numeric_limits<double>::quiet_NaN();
+          return;
+        }
+      }
       json.at(key).get_to(member);
     });
   } catch (const nlohmann::json::exception& error) {

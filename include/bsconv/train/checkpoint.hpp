@@ -38,13 +38,36 @@ auto tensor_groups(AnyCheckpoint& checkpoint) {
                                                        {"generator", &checkpoint.generators}}};
 }
 
+/// Throws `c10::Error` with the first text that is not UTF-8, as a file system's names may be:
+/// JSON can't hold it.
+inline void check_texts(const RunInfo& info) {
+  const auto check = [](const char* what, const std::string& text) {
+    try {
+      (void)nlohmann::json(text).dump();
+    } catch (const nlohmann::json::type_error&) {
+      TORCH_CHECK(false, what, " '", text, "' is not UTF-8, so no checkpoint can hold it");
+    }
+  };
+  check("the architecture", info.architecture);
+  check("the data set", info.dataset);
+  for (const auto& name : info.class_names) {
+    check("the class", name);
+  }
+  for (const auto& [name, value] : info.settings) {
+    check("the setting", name);
+    check(name.c_str(), value);
+  }
+}
+
 }  // namespace detail
 
 /// Writes a checkpoint, complete or not at all, as a safetensors file: tensors named
 /// `model/NAME`, `momentum/NAME`, `adamw/MOMENT/NAME`, `ema/NAME`, `scaler/NAME` and
 /// `generator/DEVICE`, and as metadata `format`, `version` and
-/// `state`, a JSON object with the rest. Throws `c10::Error` with the path and the reason.
+/// `state`, a JSON object with the rest. Throws `c10::Error` with the path and the reason, or with
+/// the text of `checkpoint.info` that is not UTF-8.
 inline void save_checkpoint(const std::filesystem::path& path, const Checkpoint& checkpoint) {
+  detail::check_texts(checkpoint.info);
   weights::StateDict all;
   for (const auto& group : detail::tensor_groups(checkpoint)) {
     for (const auto& item : *group.second) {

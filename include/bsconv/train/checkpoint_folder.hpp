@@ -43,11 +43,13 @@ class CheckpointFolder {
   CheckpointFolder(std::filesystem::path folder, int64_t numbered)
       : folder_(std::move(folder)), numbered_(numbered) {}
 
-  /// Makes the folder and finds out whether it can be written. Throws `c10::Error` if not.
-  void prepare() const {
+  /// Makes the folder and finds out whether it can be written. Throws `c10::Error` if not, or if
+  /// what checkpoints would say of `info` is not UTF-8.
+  void prepare(const RunInfo& info = {}) const {
     if (folder_.empty()) {
       return;
     }
+    detail::check_texts(info);
     std::error_code error;
     std::filesystem::create_directories(folder_, error);
     TORCH_CHECK(!error, "cannot make the output folder '", folder_.native(),

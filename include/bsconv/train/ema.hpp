@@ -102,8 +102,9 @@ class EmaScope {
 
   ~EmaScope() {
     const torch::NoGradGuard no_grad;
-    for (auto& [value, own] : own_) {
-      value.copy_(own);
+    // A tensor that has two names was kept twice, the second time as the average.
+    for (auto item = own_.rbegin(); item != own_.rend(); ++item) {
+      item->first.copy_(item->second);
     }
   }
 

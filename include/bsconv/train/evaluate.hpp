@@ -67,11 +67,14 @@ inline MetricSums evaluate(torch::nn::Module& module, const ForwardFunction& for
   bool stopped = false;
   while (batches.has_next() && !stopped) {
     const auto batch = batches.next();
-    const auto images = detail::images_for(batch, options.device(), options.channels_last());
-    const auto labels = batch.labels.to(options.device());
-    pending.push_back(
-        classification_loss(module, detail::autocast_forward(forward, images, options.precision()),
-                            labels, options.alpha()));
+    // All images of a batch may be broken and left out.
+    if (batch.labels.size(0) > 0) {
+      const auto images = detail::images_for(batch, options.device(), options.channels_last());
+      const auto labels = batch.labels.to(options.device());
+      pending.push_back(classification_loss(
+          module, detail::autocast_forward(forward, images, options.precision()), labels,
+          options.alpha()));
+    }
     ++position.step;
     stopped = options.stop() && options.stop()();
     if (stopped || !batches.has_next() || position.step % interval == 0) {

@@ -2,10 +2,12 @@
 #pragma once
 
 #include <csignal>
+#include <ctime>
 
 #include <array>
 #include <atomic>
 #include <cstddef>
+#include <cstdint>
 
 #include <c10/util/Exception.h>
 
@@ -16,9 +18,24 @@ namespace detail {
 inline std::atomic<int> received_signal{0};
 static_assert(std::atomic<int>::is_always_lock_free, "a signal handler writes it");
 
+/// When it arrived, in nanoseconds of the monotonic clock.
+inline std::atomic<int64_t> signal_time{0};
+static_assert(std::atomic<int64_t>::is_always_lock_free, "a signal handler writes it");
+
+inline int64_t monotonic_nanoseconds() {
+  struct timespec now {};
+  (void)::clock_gettime(CLOCK_MONOTONIC, &now);
+  return int64_t{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
+}
+
 inline void remember_signal(int signal) {
-  if (received_signal.exchange(signal) != 0) {
-    // The second one ends the process at once, as if nothing had been installed.
+  // Programs that start others, as timeout(1), send the same signal to a process and its group.
+  constexpr int64_t together = 500'000'000;
+  const int64_t now = monotonic_nanoseconds();
+  if (received_signal.exchange(signal) == 0) {
+    signal_time = now;
+  } else if (now - signal_time > together) {
+    // As if nothing had been installed.
     std::signal(signal, SIG_DFL);
     std::raise(signal);
   }
@@ -27,7 +44,8 @@ inline void remember_signal(int signal) {
 }  // namespace detail
 
 /// While an object of this class lives, the first SIGINT (Ctrl-C) or SIGTERM only sets a flag, so
-/// that a training can end cleanly; the second one ends the process. One object at a time.
+/// that a training can end cleanly; one that comes more than half a second later ends the process.
+/// One object at a time.
 class InterruptGuard {
  public:
   /// Clears the flag and installs the handlers. A signal the process ignores stays ignored.

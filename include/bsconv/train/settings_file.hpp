@@ -122,9 +122,13 @@ void write_setting(std::ostream& out, std::string_view name, const Value& value)
   } else if constexpr (std::is_enum_v<Value>) {
     out << '"' << to_string(value) << '"';
   } else {
-    // A text of JSON is one of TOML.
-    out << nlohmann::json(std::string(value))
-               .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+    const std::string text = value;
+    try {
+      // A text of JSON is one of TOML.
+      out << nlohmann::json(text).dump();
+    } catch (const nlohmann::json::type_error&) {
+      TORCH_CHECK_VALUE(false, name, ": '", text, "' is not UTF-8, which a settings file must be");
+    }
   }
   out << '\n';
 }

@@ -19,6 +19,7 @@
 #include <torch/types.h>
 
 #include <bsconv/data/batch_source.hpp>
+#include <bsconv/data/class_names.hpp>
 #include <bsconv/data/every_nth_batch.hpp>
 #include <bsconv/data/prefetch.hpp>
 #include <bsconv/data/shard.hpp>
@@ -138,7 +139,7 @@ class Trainer {
   /// Averages over `source` in evaluation mode, with the moving average of the weights if one is
   /// kept.
   Metrics evaluate(const data::BatchSource& source) {
-    return evaluate_at(source, Position{}).mean();
+    return evaluate_at(source, Position{}).sums.mean();
   }
 
   /// Trains until `options.epochs()` epochs are finished, counting those before a resume, or the
@@ -149,11 +150,14 @@ class Trainer {
   /// Throws `c10::Error` if the loss or a weight is not finite, naming the step and the last good
   /// checkpoint, or if the folder cannot be written, before any training.
   FitResult fit(const data::BatchSource& train, const data::BatchSource& test) {
-    folder_.prepare();
+    folder_.prepare(info_);
     const auto shard = own_shard();
     TORCH_CHECK(train.shard() == shard, "the training images are shard ", train.shard().index,
                 " of ", train.shard().count, ", but this is process ", shard.index, " of ",
                 shard.count, "; set LoaderOptions::shard");
+    TORCH_CHECK(test.shard() == data::Shard(), "the test images are shard ", test.shard().index,
+                " of ", test.shard().count,
+                ", but must be all of them: the processes share them out themselves");
     steps_ = train.num_batches();
     TORCH_CHECK(step_ <= steps_, "cannot resume after batch ", step_, " of an epoch that has ",
                 steps_, " batches; use the batch size and data set of the checkpoint");
@@ -168,9 +172,10 @@ class Trainer {
       const std::chrono::duration<double> trained = std::chrono::steady_clock::now() - start;
       std::optional<MetricSums> tested;
       if (!stopped && is_tested(epoch_ + 1)) {
-        tested = evaluate_at(test, position());
+        const auto result = evaluate_at(test, position());
         // An interruption during the test leaves the epoch's training finished and its test to do.
-        stopped = tested->examples < test.num_examples();
+        stopped = !result.complete;
+        tested = result.sums;
       }
       if (!stopped) {
         const std::chrono::duration<double> all = std::chrono::steady_clock::now() - start;
@@ -180,6 +185,8 @@ class Trainer {
         write_checkpoint("last.safetensors", checkpoint());
       }
     }
+    // Who starts several processes may end all as soon as one has ended.
+    any_process(false);
     const bool early = epoch_ < options_.epochs() && out_of_patience();
     return {history_, best_accuracy(), epoch_ < options_.epochs() && !early, early};
   }
@@ -250,22 +257,34 @@ class Trainer {
     return result;
   }
 
-  MetricSums evaluate_at(const data::BatchSource& source, const Position& position) {
+  /// What came of a test, of all processes.
+  struct TestResult {
+    MetricSums sums;
+    bool complete = true;
+  };
+
+  TestResult evaluate_at(const data::BatchSource& source, const Position& position) {
     learner_.synchronize();
     const EmaScope average(learner_.module(), learner_.ema());
     const data::EveryNthBatch part(source, own_shard());
-    auto sums = train::evaluate(learner_.module(), learner_.forward(), part,
-                                EvaluateOptions()
-                                    .device(options_.device())
-                                    .alpha(options_.alpha())
-                                    .workers(options_.workers())
-                                    .log_interval(options_.log_interval())
-                                    .precision(options_.precision())
-                                    .channels_last(options_.channels_last())
-                                    .stop([this] { return stop_ && stop_(); }),
-                                observers_, position);
-    sum(sums);
-    return sums;
+    int64_t batches = 0;
+    TestResult result;
+    result.sums = train::evaluate(learner_.module(), learner_.forward(), part,
+                                  EvaluateOptions()
+                                      .device(options_.device())
+                                      .alpha(options_.alpha())
+                                      .workers(options_.workers())
+                                      .log_interval(options_.log_interval())
+                                      .precision(options_.precision())
+                                      .channels_last(options_.channels_last())
+                                      .stop([this, &batches] {
+                                        ++batches;
+                                        return stop_ && stop_();
+                                      }),
+                                  observers_, position);
+    sum(result.sums);
+    result.complete = !any_process(batches < part.num_batches());
+    return result;
   }
 
   /// What this process works on.
@@ -297,9 +316,8 @@ class Trainer {
             std::llround(value[8])};
   }
 
-  /// Whether this process, or another, was asked to stop.
-  bool is_stopped() {
-    const bool here = stop_ && stop_();
+  /// Whether `here` holds in any process; waits for all.
+  bool any_process(bool here) {
     if (communicator_ == nullptr) {
       return here;
     }
@@ -307,6 +325,9 @@ class Trainer {
     communicator_->sum(votes);
     return votes.item<double>() > 0;
   }
+
+  /// Whether this process, or another, was asked to stop.
+  bool is_stopped() { return any_process(stop_ && stop_()); }
 
   bool is_tested(int64_t epoch) const {
     return epoch % options_.eval_every() == 0 || epoch == options_.epochs();
@@ -462,6 +483,10 @@ class Trainer {
                     info_.dataset == checkpoint.info.dataset,
                 "cannot resume: the checkpoint was trained on '", checkpoint.info.dataset,
                 "', not on '", info_.dataset, "'");
+    if (!info_.class_names.empty() && !checkpoint.info.class_names.empty()) {
+      const auto classes = data::class_difference(checkpoint.info.class_names, info_.class_names);
+      TORCH_CHECK(classes.empty(), "cannot resume: in the checkpoint ", classes);
+    }
     const auto& saved = checkpoint.options;
     TORCH_CHECK(saved.optimizer() == options_.optimizer(),
                 "cannot resume: the checkpoint's optimizer is ", to_string(saved.optimizer()),
