@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "support/function.hpp"
 #include "support/golden.hpp"
 #include "support/layers.hpp"
 #include "support/python.hpp"
@@ -21,21 +22,14 @@ namespace {
 
 using bsconv::OnnxExportOptions;
 using bsconv::onnx::Model;
+using bsconv_test::Function;
+using bsconv_test::FunctionImpl;
 using bsconv_test::TemporaryDirectory;
 using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::Not;
 
 const std::string python = bsconv_test::python();
-
-/// A layer of a function, for what no module does.
-struct FunctionImpl : bsconv::LayerImpl {
-  using Call = std::function<torch::Tensor(const torch::Tensor&)>;
-  explicit FunctionImpl(Call function) : call(std::move(function)) {}
-  torch::Tensor forward(const torch::Tensor& input) override { return call(input); }
-  Call call;
-};
-TORCH_MODULE(Function);
 
 /// A user's network with typed members, which knows nothing of this library.
 struct TypedNetImpl : torch::nn::Module {
@@ -221,6 +215,22 @@ TEST(ExportOnnx, RefusesWhatItCannotWrite) {
          return torch::upsample_nearest2d(x, torch::IntArrayRef({7, 10}));
        },
        "takes the nearest of pixels at fractions of a step"},
+      {[](const torch::Tensor& x) {
+         namespace f = torch::nn::functional;
+         return f::interpolate(x, f::InterpolateFuncOptions()
+                                      .scale_factor(std::vector<double>{1.5, 2})
+                                      .mode(torch::kBilinear)
+                                      .align_corners(false));
+       },
+       "scales 5 pixels by 1.5, which is no whole number; give the size instead"},
+      {[](const torch::Tensor& x) {
+         return torch::prelu(x, x.mean(torch::IntArrayRef({0, 2, 3})));
+       },
+       "takes a weight that the model computes from its input"},
+      {[](const torch::Tensor& x) {
+         return torch::group_norm(x, 2, x.mean(torch::IntArrayRef({0, 2, 3})));
+       },
+       "takes a weight that the model computes from its input"},
       {[](const torch::Tensor& x) { return torch::gelu(x, "tanh"); },
        "is an approximation of GELU"},
       {[](const torch::Tensor& x) { return torch::elu(x, 1.0, 2.0); }, "has scales other than 1"},
@@ -251,6 +261,14 @@ TEST(ExportOnnx, RefusesWhatItCannotWrite) {
                 }),
                 HasSubstr(item.message));
   }
+}
+
+TEST(ExportOnnx, AShapeThatIsTheSameOnlyForTheExampleIsWritten) {
+  bsconv::Layer model = Function([](const torch::Tensor& x) {
+    return torch::relu(x).reshape({1, x.size(0), 5, 5});
+  });
+  model->eval();
+  EXPECT_THAT(types_of(written(model, torch::zeros({1, 1, 5, 5}))), ElementsAre("Relu", "Reshape"));
 }
 
 TEST(ExportOnnx, RefusesWrongArguments) {
@@ -479,8 +497,16 @@ TEST_F(ExportOnnxPython, EveryKindOfOperator) {
                                         .align_corners(corners))
                .flatten(1);
          };
-         return torch::cat({to({21, 20}, false), to({21, 20}, true), to({18, 22}, false)}, 1);
+         const auto scaled = f::interpolate(x, f::InterpolateFuncOptions()
+                                                   .scale_factor(std::vector<double>{2, 3})
+                                                   .mode(torch::kBilinear)
+                                                   .align_corners(false));
+         return torch::cat({to({21, 20}, false), to({21, 20}, true), to({18, 22}, false),
+                            to({1, 1}, false), scaled.flatten(1)},
+                           1);
        }},
+      {"casts", [m = torch::full({6, 1, 1}, 0.25, torch::kDouble)](
+                    const Tensor& x) { return (x - m.type_as(x)) / m.to(x); }},
       {"norms",
        [](const Tensor& x) {
          const auto y = torch::group_norm(x, 3, torch::linspace(0.5, 2, 6), torch::ones({6}));

@@ -289,6 +289,26 @@ TEST_P(Kernels, PoolsClipTheirWindows) {
   }
 }
 
+TEST_P(Kernels, GreatestOfAWindowKeepsNaN) {
+  for (int64_t at = 0; at < 4; ++at) {
+    auto x = torch::randn({1, 20, 2, 2});
+    x.view({20, 4}).select(1, at).fill_(std::nanf(""));
+    const auto image = to_image(x, table());
+    auto result = torch::zeros({1, 1, padded(20, table())});
+    bsconv::kernels::Pool pool;
+    pool.input = region<const float>(image);
+    pool.height = pool.width = 2;
+    pool.kernel[0] = pool.kernel[1] = 2;
+    pool.stride[0] = pool.stride[1] = 1;
+    pool.greatest = true;
+    pool.output = region<float>(result);
+    pool.rows = pool.pixels = 1;
+    pool.vectors = padded(20, table()) / table().width;
+    table().pool(pool);
+    EXPECT_TRUE(from_image(result, 20).isnan().all().item<bool>()) << at;
+  }
+}
+
 TEST_P(Kernels, ActivationsKeepNaN) {
   const auto image = torch::full({1, 1, table().width}, std::nanf(""));
   for (const auto activation : {Activation::relu, Activation::relu6, Activation::hardswish}) {

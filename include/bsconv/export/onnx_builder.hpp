@@ -106,6 +106,15 @@ class Builder {
     return std::nullopt;
   }
 
+  /// Ends with an error if the argument at `index`, a weight, is a value.
+  void refuse_value(std::size_t index) const {
+    if (value(index)) {
+      refuse(
+          "takes a weight that the model computes from its input; only constant ones can be "
+          "written");
+    }
+  }
+
   /// The sizes of the argument at `index`, a tensor.
   std::vector<int64_t> sizes(std::size_t index) const {
     const auto found = value(index);

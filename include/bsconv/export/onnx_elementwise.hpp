@@ -66,6 +66,7 @@ inline void write_softplus(Builder& to) {
 }
 
 inline void write_prelu(Builder& to) {
+  to.refuse_value(1);
   const auto slope = to.argument(1).toTensor();
   std::vector<int64_t> shape(to.sizes(0).size() - 1, 1);
   if (!shape.empty()) {

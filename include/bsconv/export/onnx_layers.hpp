@@ -199,6 +199,7 @@ inline void write_group_norm(Builder& to) {
   for (const auto& [index, type] : factors) {
     const auto given = to.argument(index);
     if (given.isTensor() && given.toTensor().defined()) {
+      to.refuse_value(index);
       const auto& tensor = given.toTensor();
       result = to.add(type, {result, to.changed_weight(tensor.view(shape), tensor, "factor")});
     }

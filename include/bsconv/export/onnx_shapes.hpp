@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <limits>
 #include <numeric>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -36,7 +37,9 @@ inline void write_nothing(Builder& to) {
 }
 
 inline void write_cast(Builder& to) {
-  const auto from = to.graph().values[*to.value(0)].dtype;
+  // `type_as` and `to(other)` may have the value as their other argument.
+  const auto in = to.value(0);
+  const auto from = in ? to.graph().values[*in].dtype : to.argument(0).toTensor().scalar_type();
   if (from == to.result_type()) {
     to.give(to.input(0));
     return;
@@ -51,11 +54,19 @@ inline void write_cast(Builder& to) {
 inline void write_reshape(Builder& to) {
   const auto from = to.sizes(0);
   const auto& sizes = to.result_sizes();
-  if (from == sizes) {
+  const auto in = to.value(0);
+  const auto varies_alike = [&] {
+    for (std::size_t d = 0; in && d < sizes.size(); ++d) {
+      if (to.varies(*in, d) != to.varies(to.result(), d)) {
+        return false;
+      }
+    }
+    return true;
+  };
+  if (from == sizes && varies_alike()) {
     to.give(to.input(0));
     return;
   }
-  const auto in = to.value(0);
   const bool rows = sizes.size() == 2 && from.size() > 1 && sizes[0] == from[0] &&
                     (!in || to.varies(*in, 0) == to.varies(to.result(), 0));
   if (rows) {
@@ -202,6 +213,19 @@ inline void write_pad(Builder& to) {
   to.give(to.add("Pad", inputs, {{"mode", mode == "replicate" ? "edge" : mode}}));
 }
 
+// The factor given for dimension `d`, in a list or as one of the arguments from `first` on; none if
+// sizes were given.
+inline std::optional<double> given_scale(const Builder& to, std::size_t first, std::size_t d) {
+  const auto list = to.argument(first);
+  if (list.isDoubleList()) {
+    return list.toDoubleVector().at(d - 2);
+  }
+  const std::size_t at = first + d - 2;
+  return at < to.arguments() && to.argument(at).isDouble()
+             ? std::optional(to.argument(at).toDouble())
+             : std::nullopt;
+}
+
 // With scales of which the rounded product is the size.
 inline void write_upsample(Builder& to) {
   const bool linear = to.name().find("linear") != std::string::npos;
@@ -216,6 +240,12 @@ inline void write_upsample(Builder& to) {
     }
     const auto in = static_cast<double>(from[d]);
     const auto out = static_cast<double>(sizes[d]);
+    // LibTorch looks where the factor says, runtimes where the sizes say.
+    const auto given = given_scale(to, linear ? 3 : 2, d);
+    if (!corners && given && *given * in != out) {
+      to.refuse(c10::str("scales ", from[d], " pixels by ", *given,
+                         ", which is no whole number; give the size instead"));
+    }
     auto scale = static_cast<float>(out / in);
     // Runtimes multiply in float or double.
     while (std::floor(in * static_cast<double>(scale)) < out) {
@@ -223,9 +253,7 @@ inline void write_upsample(Builder& to) {
     }
     scales[static_cast<int64_t>(d)] = scale;
   }
-  const std::string where = corners  ? "align_corners"
-                            : linear ? "pytorch_half_pixel"
-                                     : "asymmetric";
+  const std::string where = corners ? "align_corners" : linear ? "half_pixel" : "asymmetric";
   to.give(to.add("Resize", {to.input(0), "", to.constant(scales)},
                  {{"mode", std::string(linear ? "linear" : "nearest")},
                   {"coordinate_transformation_mode", where},

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -45,10 +46,10 @@ class Recorder : public OperatorObserver, public ValueTracker {
     node.source = call.op.operator_name().name;
     if (!reads_value(call)) {
       // Made of constants, or of nothing: the same in every run, unless it is drawn.
-      if (call.op.schema().name().find("rand") != std::string::npos ||
-          call.op.schema().name() == "aten::dropout") {
+      if (call.op.hasTag(at::Tag::nondeterministic_seeded)) {
         throw NotCapturable(node.source + " draws random numbers");
       }
+      check_writes_to_own(call);
       for (const auto& input : call.inputs) {
         for_each_tensor(input, [&](const torch::Tensor& tensor, int64_t) { watch(tensor); });
       }
@@ -75,6 +76,11 @@ class Recorder : public OperatorObserver, public ValueTracker {
 
   const Value& value_of(const c10::IValue& argument) const {
     return graph.values[*find(argument.toTensor())];
+  }
+
+  // A number that weights are made of.
+  static void note_number(double number, Node& node) {
+    node.origin.push_back(std::bit_cast<int64_t>(number));
   }
 
   // Fills in `node` if the operator is one that the plan knows.
@@ -174,7 +180,8 @@ class Recorder : public OperatorObserver, public ValueTracker {
 
   void set_bias(const c10::IValue& argument, int64_t channels, Node& node) {
     const auto bias = constant(argument, node);
-    node.bias = bias.defined() ? bias.to(torch::kDouble) : torch::zeros({channels}, torch::kDouble);
+    node.bias = bias.defined() ? bias.to(torch::kDouble).expand({channels})
+                               : torch::zeros({channels}, torch::kDouble);
   }
 
   // `x W^T + bias`, or `x W + bias` if `transposed`.
@@ -211,14 +218,21 @@ class Recorder : public OperatorObserver, public ValueTracker {
   }
 
   bool lower_batch_norm(const std::vector<c10::IValue>& in, Node& node) {
-    if (in[5].toBool() || !is_constant(in[3]) || in[3].isNone()) {
+    if (in[5].toBool() || in[3].isNone()) {
       node.reason = "a batch normalization without running statistics";
       return false;
+    }
+    for (const std::size_t index : {1, 2, 3, 4}) {
+      if (!is_constant(in[index])) {
+        node.reason = "a batch normalization by what is computed from the input";
+        return false;
+      }
     }
     node.kind = NodeKind::affine;
     const auto weight = constant(in[1], node);
     const auto bias = constant(in[2], node);
     const auto mean = constant(in[3], node).to(torch::kDouble);
+    note_number(in[7].toDouble(), node);
     node.scale = (constant(in[4], node).to(torch::kDouble) + in[7].toDouble()).rsqrt();
     if (weight.defined()) {
       node.scale = node.scale * weight.to(torch::kDouble);
@@ -267,6 +281,8 @@ class Recorder : public OperatorObserver, public ValueTracker {
       const double scale = name == "mul" ? number : name == "div" ? 1.0 / number : 1.0;
       const double shift = name == "add" ? number : name == "sub" ? -number : 0.0;
       node.kind = NodeKind::affine;
+      note_number(scale, node);
+      note_number(shift, node);
       node.scale = torch::full({input.sizes[1]}, scale, torch::kDouble);
       node.bias = torch::full({input.sizes[1]}, shift, torch::kDouble);
       return std::isfinite(scale);

@@ -56,17 +56,22 @@ class Layout {
 
  private:
   // An alias that puts several pixels into one row is ours only before linear layers, which take
-  // the pixels as a window.
+  // the pixels as a window. A dropout that is off may stand between.
   bool feeds_linear_layers(const Node& alias) const {
     const std::size_t output = alias.outputs[0];
-    std::size_t linear = 0;
+    std::size_t fitting = 0;
     for (const auto& user : graph_.nodes) {
-      linear += !user.removed && user.kind == NodeKind::convolution && user.inputs[0] == output &&
-                        !(user.residual && user.inputs[1] == output)
-                    ? 1
-                    : 0;
+      if (user.removed || user.inputs.empty() || user.inputs[0] != output) {
+        continue;
+      }
+      const bool is_linear =
+          user.kind == NodeKind::convolution && !(user.residual && user.inputs[1] == output);
+      const bool passes_on = user.kind == NodeKind::alias &&
+                             graph_.values[user.outputs[0]].sizes == graph_.values[output].sizes &&
+                             feeds_linear_layers(user);
+      fitting += is_linear || passes_on ? 1 : 0;
     }
-    return linear == graph_.values[output].uses;
+    return fitting == graph_.values[output].uses;
   }
 
   bool is_ours(std::size_t index) const {

@@ -240,16 +240,18 @@ class Plan : public Executable {
         run_operator(graph.nodes[entry.node], *lease, tensors, images);
       } else {
         bsconv::detail::parallel_for(images, [&](int64_t begin, int64_t end) {
+          // Within the caller's own parallel region the number is one of that.
+          const int64_t thread = threads == 1 ? 0 : at::get_thread_num();
           for (int64_t image = begin; image < end; ++image) {
             Frame frame = frame_of(*lease, image, input, image);
-            frame.scratch += scratch_floats * static_cast<std::size_t>(at::get_thread_num());
+            frame.scratch += scratch_floats * static_cast<std::size_t>(thread);
             entry.step->run(frame, Share{});
           }
         });
       }
     }
     if (buffer_of[graph.output] == nullptr) {
-      return tensor_of(graph.output, *lease, tensors, images);
+      return tensor_of(graph.output, *lease, tensors, images).contiguous();
     }
     for (int64_t image = 0; image < images; ++image) {
       export_image(frame_of(*lease, image, input, image), output, image);
@@ -283,12 +285,13 @@ class Plan : public Executable {
 
   void run_operator(const Node& node, const Context& context, std::vector<torch::Tensor>& tensors,
                     int64_t images) const {
+    const bool views = makes_views(*node.op);
     infer::run_operator(
         node,
         [&](std::size_t value, bool written) {
           // What an operator changes or passes on must not be an arena's memory.
           const auto tensor = tensor_of(value, context, tensors, images);
-          return written ? tensor.clone() : tensor;
+          return written ? tensor.clone() : views ? tensor.contiguous() : tensor;
         },
         [&](std::size_t value, const torch::Tensor& tensor) {
           if (buffer_of[value] != nullptr) {

@@ -27,7 +27,7 @@
 
 namespace bsconv::infer {
 
-/// Packed weights that the plans of a model share.
+/// Packed weights that the plans of a model share, as long as one of them lives.
 class PackCache {
  public:
   /// What tells one pack from another.
@@ -36,26 +36,32 @@ class PackCache {
   /// The convolution weights of `key`; `make` makes them where they are missing.
   template <class Make>
   std::shared_ptr<const kernels::PackedConvolution> convolution(const Key& key, Make&& make) {
-    auto& found = convolutions_[key];
-    if (found == nullptr) {
-      found = std::make_shared<const kernels::PackedConvolution>(make());
-    }
-    return found;
+    return get(convolutions_, key, std::forward<Make>(make));
   }
 
   /// The depthwise weights of `key`.
   template <class Make>
   std::shared_ptr<const kernels::PackedDepthwise> depthwise(const Key& key, Make&& make) {
-    auto& found = depthwises_[key];
-    if (found == nullptr) {
-      found = std::make_shared<const kernels::PackedDepthwise>(make());
-    }
-    return found;
+    return get(depthwises_, key, std::forward<Make>(make));
   }
 
  private:
-  std::map<Key, std::shared_ptr<const kernels::PackedConvolution>> convolutions_;
-  std::map<Key, std::shared_ptr<const kernels::PackedDepthwise>> depthwises_;
+  template <class Packed>
+  using Packs = std::map<Key, std::weak_ptr<const Packed>>;
+
+  template <class Packed, class Make>
+  static std::shared_ptr<const Packed> get(Packs<Packed>& packs, const Key& key, Make&& make) {
+    if (auto found = packs[key].lock()) {
+      return found;
+    }
+    std::erase_if(packs, [](const auto& entry) { return entry.second.expired(); });
+    auto made = std::make_shared<const Packed>(make());
+    packs[key] = made;
+    return made;
+  }
+
+  Packs<kernels::PackedConvolution> convolutions_;
+  Packs<kernels::PackedDepthwise> depthwises_;
 };
 
 namespace detail {

@@ -122,8 +122,11 @@ class ValueTracker {
     return tensor.detach().cpu();
   }
 
+  // LibTorch's factory functions hand their results on as other objects in the same memory.
   bool is_derived(const torch::Tensor& tensor) const {
-    return derived_.count(tensor.unsafeGetTensorImpl()) != 0;
+    return derived_.count(tensor.unsafeGetTensorImpl()) != 0 ||
+           (tensor.has_storage() &&
+            fresh_storages_.count(tensor.storage().unsafeGetStorageImpl()) != 0);
   }
 
   bool watches_data_of(const torch::Tensor& tensor) const {
@@ -147,6 +150,9 @@ class ValueTracker {
   void derive(const torch::Tensor& tensor) {
     kept_.push_back(tensor);
     derived_.insert(tensor.unsafeGetTensorImpl());
+    if (tensor.has_storage() && !watches_data_of(tensor)) {
+      fresh_storages_.insert(tensor.storage().unsafeGetStorageImpl());
+    }
   }
 
   bool is_constant(const c10::IValue& argument) const {
@@ -154,31 +160,48 @@ class ValueTracker {
            (argument.isTensor() && (!argument.toTensor().defined() || !find(argument.toTensor())));
   }
 
+  // Of an operator that reads a value: it may change one that has no views.
   void check_writes(const OperatorCall& call) const {
-    const auto& arguments = call.op.schema().arguments();
-    for (std::size_t i = 0; i < arguments.size() && i < call.inputs.size(); ++i) {
-      const auto* alias = arguments[i].alias_info();
-      if (alias == nullptr || !alias->isWrite() || !call.inputs[i].isTensor()) {
-        continue;
-      }
-      const auto& tensor = call.inputs[i].toTensor();
+    for_each_written(call, [&](std::size_t index, const torch::Tensor& tensor) {
       if (!find(tensor)) {
         throw NotCapturable(call.op.schema().name() + " changes a tensor of the model");
       }
       const auto& sharing = storages_.at(tensor.storage().unsafeGetStorageImpl());
-      if (i != 0 || sharing.size() > 1 || sharing.count(tensor.unsafeGetTensorImpl()) == 0) {
+      if (index != 0 || sharing.size() > 1 || sharing.count(tensor.unsafeGetTensorImpl()) == 0) {
         throw NotCapturable(call.op.schema().name() + " changes a tensor that has views");
+      }
+    });
+  }
+
+  // Of one that reads none: it may change what the model has made in this run.
+  void check_writes_to_own(const OperatorCall& call) const {
+    for_each_written(call, [&](std::size_t, const torch::Tensor& tensor) {
+      if (!is_derived(tensor) || watches_data_of(tensor)) {
+        throw NotCapturable(call.op.schema().name() + " changes a tensor of the model");
+      }
+    });
+  }
+
+ private:
+  template <class Visit>
+  static void for_each_written(const OperatorCall& call, Visit&& visit) {
+    const auto& arguments = call.op.schema().arguments();
+    for (std::size_t i = 0; i < arguments.size() && i < call.inputs.size(); ++i) {
+      const auto* alias = arguments[i].alias_info();
+      if (alias != nullptr && alias->isWrite() && call.inputs[i].isTensor()) {
+        visit(i, call.inputs[i].toTensor());
       }
     }
   }
 
- private:
   std::vector<torch::Tensor> kept_;
   std::unordered_map<const c10::TensorImpl*, std::size_t> ids_;
   std::unordered_map<const c10::StorageImpl*, std::unordered_set<const c10::TensorImpl*>> storages_;
   std::unordered_set<const c10::TensorImpl*> watched_;
   std::unordered_set<const c10::StorageImpl*> watched_storages_;
   std::unordered_set<const c10::TensorImpl*> derived_;
+  /// Memory that came into being in this run.
+  std::unordered_set<const c10::StorageImpl*> fresh_storages_;
 };
 
 }  // namespace detail

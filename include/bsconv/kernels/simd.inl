@@ -706,8 +706,10 @@ BSCONV_SIMD_INLINE void pool_vectors(const Pool& p, const float* input, int64_t 
 #pragma GCC unroll 8
       for (int i = 0; i < Count; ++i) {
         const Vector next = load(at + i * width);
-        // The greater keeps a NaN of either.
-        values[i] = p.greatest ? at_least(next, values[i]) : values[i] + next;
+        // The greater is `next` where either is NaN.
+        values[i] = !p.greatest              ? values[i] + next
+                    : values[i] != values[i] ? values[i]
+                                             : at_least(next, values[i]);
       }
     }
   }

@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: BSD-3-Clause-Clear
+// What a model does must be captured wholly, or not at all.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <torch/torch.h>
+#include <bsconv/infer.hpp>
+#include <bsconv/zoo.hpp>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "support/function.hpp"
+#include "test_files.hpp"
+
+// Tests are compiled several files at a time.
+namespace infer_capture_test {
+namespace {
+
+using bsconv::OptimizedModel;
+using bsconv::OptimizeOptions;
+using bsconv_test::error_of;
+using bsconv_test::Function;
+using testing::HasSubstr;
+using torch::Tensor;
+using Call = bsconv_test::FunctionImpl::Call;
+
+OptimizedModel optimized(const Call& call, const Tensor& example,
+                         const OptimizeOptions& options = {}) {
+  Function model(call);
+  model->eval();
+  return bsconv::optimize(model, example, options);
+}
+
+/// Expects results of the model for images that the plan was not made from, laid out as LibTorch
+/// lays them out.
+void expect_same(const OptimizedModel& fast, const Call& call, const Tensor& example) {
+  const torch::NoGradGuard no_grad;
+  for (const double scale : {1.0, -2.0}) {
+    const auto x = torch::randn_like(example) * scale;
+    const auto expected = call(x);
+    const auto found = fast(x);
+    ASSERT_EQ(found.sizes(), expected.sizes());
+    EXPECT_EQ(found.strides(), expected.strides());
+    EXPECT_EQ(found.scalar_type(), expected.scalar_type());
+    const auto exact = expected.to(torch::kDouble);
+    const auto error = (found.to(torch::kDouble) - exact).abs().max();
+    EXPECT_LE(error.item<double>(), 1e-4 * exact.abs().mean().item<double>() + 1e-6);
+  }
+}
+
+/// Expects that as well, and that a plan was made.
+void expect_planned(const Call& call, const Tensor& example, const OptimizeOptions& options = {}) {
+  const auto fast = optimized(call, example, options);
+  EXPECT_EQ(fast.report().eager, "");
+  expect_same(fast, call, example);
+}
+
+TEST(Capture, OperatorsThatChangeShapesReadMemoryAsLibTorchHadIt) {
+  torch::manual_seed(1);
+  const auto x = torch::randn({2, 3, 9, 8});
+  const auto first = torch::randn({20, 3, 3, 3});
+  const auto grouped = torch::randn({20, 5, 3, 3});
+  const auto second = torch::randn({4, 20, 3, 3});
+  const auto matrix = torch::randn({6, 20 * 12});
+  // As AlexNet ends.
+  const Call ends_like_alexnet = [=](const Tensor& image) {
+    const auto y = torch::max_pool2d(torch::conv2d(image, first, {}, 1, 1), 2);
+    return torch::linear(torch::dropout(y.view({y.size(0), -1}).narrow(1, 0, 240), 0.5, false),
+                         matrix);
+  };
+  const auto wide = torch::randn({2, 3, 6, 8});
+  expect_planned(ends_like_alexnet, wide);
+  const Call flattened = [=](const Tensor& image) {
+    const auto y = torch::max_pool2d(torch::conv2d(image, first, {}, 1, 1), 2);
+    return torch::linear(torch::dropout(y.view({y.size(0), -1}), 0.5, false), matrix);
+  };
+  const auto fast = optimized(flattened, wide);
+  EXPECT_EQ(fast.report().fallbacks(), 0U) << fast.report();
+  expect_same(fast, flattened, wide);
+  expect_planned(
+      [=](const Tensor& image) {
+        const auto y = torch::conv2d(image, first);
+        const auto z = torch::conv2d(y, second, {}, 1, 1);
+        return y.view({y.size(0), 20, -1}).sum(2).narrow(1, 0, 4) + z.flatten(2).sum(2);
+      },
+      x);
+  expect_planned(
+      [=](const Tensor& image) {
+        const auto y = torch::conv2d(torch::conv2d(image, first), grouped, {}, 1, 1, 1, 4);
+        return y.permute({0, 2, 3, 1}).contiguous().view({y.size(0), -1});
+      },
+      x);
+  expect_planned([=](const Tensor& image) { return torch::conv2d(image, first).tanh(); }, x);
+}
+
+TEST(Capture, ResultsMayBeOfAnyType) {
+  const auto x = torch::randn({2, 3, 9, 8});
+  const auto weight = torch::randn({20, 3, 3, 3});
+  expect_planned([=](const Tensor& image) { return torch::conv2d(image, weight).argmax(1); }, x);
+  expect_planned([=](const Tensor& image) { return torch::conv2d(image, weight) > 0.5; }, x);
+  EXPECT_THAT(
+      error_of([&] {
+        optimized([](const Tensor& image) { return image.relu(); }, torch::zeros({0, 3, 8, 8}));
+      }),
+      HasSubstr("the example input must have an image, got [0, 3, 8, 8]"));
+}
+
+TEST(Capture, SeesWhatAnOptimizedPartDoes) {
+  const auto x = torch::randn({2, 3, 9, 8});
+  const auto weight = torch::randn({20, 3, 3, 3});
+  const auto inner =
+      optimized([=](const Tensor& image) { return torch::conv2d(image, weight).relu(); }, x);
+  const Call outer = [=](const Tensor& image) {
+    return 0.5 * inner(image) + 0.5 * torch::conv2d(image, weight);
+  };
+  const auto fast = optimized(outer, x);
+  EXPECT_EQ(fast.report().fallbacks(), 0U) << fast.report();
+  expect_same(fast, outer, x);
+}
+
+TEST(Capture, NumbersDrawnFromNothingAreDrawnEveryTime) {
+  const auto x = torch::zeros({1, 3, 4, 4});
+  for (const Call& call :
+       {Call([](const Tensor& image) {
+          return image + torch::normal(0.0, 1.0, {4, 4});
+        }),
+        Call([](const Tensor& image) {
+          return image + torch::empty({4, 4}).uniform_();
+        }),
+        Call([](const Tensor& image) { return image + torch::bernoulli(torch::full({4}, 0.5)); }),
+        Call([](const Tensor& image) { return image + torch::rand({4}); })}) {
+    const auto fast = optimized(call, x);
+    EXPECT_THAT(fast.report().eager, HasSubstr("draws random numbers"));
+    EXPECT_FALSE(fast(x).equal(fast(x)) && fast(x).equal(fast(x)));
+  }
+}
+
+TEST(Capture, AModelThatChangesItsTensorsIsLeftToLibTorch) {
+  const auto x = torch::zeros({1, 3, 4, 4});
+  const auto counter = torch::zeros({});
+  const Call counts = [=](const Tensor& image) {
+    counter.add_(1);
+    return image.relu();
+  };
+  const auto fast = optimized(counts, x);
+  EXPECT_THAT(fast.report().eager, HasSubstr("aten::add_ changes a tensor of the model"));
+  const auto before = counter.item<float>();
+  fast(x);
+  fast(torch::zeros({2, 3, 4, 4}));
+  EXPECT_GE(counter.item<float>(), before + 2);
+  // What it makes itself it may change.
+  expect_planned(
+      [](const Tensor& image) {
+        auto own = torch::zeros({3, 1, 1});
+        own.add_(1);
+        own.mul_(2);
+        return image.relu() + own;
+      },
+      x);
+}
+
+TEST(Capture, WhatIsComputedFromTheInputIsNoConstant) {
+  torch::manual_seed(2);
+  const auto x = torch::randn({2, 3, 5, 4});
+  const auto mean = torch::randn({3});
+  const auto variance = torch::rand({3}) + 0.5;
+  expect_planned(
+      [=](const Tensor& image) {
+        const auto own = image.mean(torch::IntArrayRef({0, 2, 3}));
+        return torch::batch_norm(image, own, own, mean, variance, false, 0.1, 1e-5, false);
+      },
+      x);
+  expect_planned(
+      [=](const Tensor& image) {
+        const auto own = image.square().mean(torch::IntArrayRef({0, 2, 3}));
+        return torch::batch_norm(image, {}, {}, mean, own, false, 0.1, 1e-5, false);
+      },
+      x);
+}
+
+TEST(Capture, SharedWeightsTimesNumbersArePackedApart) {
+  torch::manual_seed(3);
+  const auto x = torch::randn({2, 3, 9, 8});
+  const auto weight = torch::randn({20, 3, 3, 3});
+  const auto mean = torch::randn({20});
+  const auto variance = torch::rand({20}) * 0.01;
+  const auto options = OptimizeOptions().verify(false);
+  expect_planned(
+      [=](const Tensor& image) {
+        return torch::conv2d(image, weight) * 0.4 + torch::conv2d(image.relu(), weight) * 0.6;
+      },
+      x, options);
+  expect_planned(
+      [=](const Tensor& image) {
+        return torch::conv2d(image, weight) + 0.4 + (torch::conv2d(image.relu(), weight) + 0.6);
+      },
+      x, options);
+  const auto normalized = [=](const Tensor& y, double eps) {
+    return torch::batch_norm(y, {}, {}, mean, variance, false, 0.1, eps, false);
+  };
+  expect_planned(
+      [=](const Tensor& image) {
+        return normalized(torch::conv2d(image, weight), 1e-5) +
+               normalized(torch::conv2d(image.relu(), weight), 1e-2);
+      },
+      x, options);
+}
+
+TEST(Capture, ABiasOfOneNumberIsThatOfAllChannels) {
+  const auto x = torch::randn({2, 12});
+  const auto matrix = torch::randn({12, 40});
+  const auto bias = torch::ones({1});
+  expect_planned([=](const Tensor& rows) { return torch::addmm(bias, rows, matrix).relu(); }, x);
+}
+
+TEST(Capture, PlansRunWithinTheCallersParallelRegion) {
+  const auto x = torch::randn({2, 3, 9, 8});
+  const auto pointwise = torch::randn({40, 3, 1, 1});
+  const auto depthwise = torch::randn({40, 1, 3, 3});
+  const Call call = [=](const Tensor& image) {
+    return torch::conv2d(torch::conv2d(image, pointwise), depthwise, {}, 1, 1, 1, 40).tanh();
+  };
+  const auto fast = optimized(call, x);
+  EXPECT_EQ(fast.report().fallbacks(), 1U) << fast.report();
+  const auto expected = call(x);
+  std::vector<Tensor> found(8);
+  at::parallel_for(0, 8, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      found[static_cast<std::size_t>(i)] = fast(x);
+    }
+  });
+  for (const auto& result : found) {
+    EXPECT_TRUE(torch::allclose(result, expected, 1e-4, 1e-5));
+  }
+}
+
+TEST(Capture, PacksLiveAsLongAsAPlan) {
+  bsconv::infer::PackCache packs;
+  int made = 0;
+  const auto get = [&](int64_t origin) {
+    return packs.depthwise({{origin}, {}, 0, 0}, [&] {
+      ++made;
+      return bsconv::kernels::PackedDepthwise();
+    });
+  };
+  auto first = get(1);
+  EXPECT_EQ(get(1), first);
+  EXPECT_EQ(made, 1);
+  EXPECT_NE(get(2), first);
+  first.reset();
+  EXPECT_NE(get(1), nullptr);
+  EXPECT_EQ(made, 3);
+}
+
+}  // namespace
+}  // namespace infer_capture_test
