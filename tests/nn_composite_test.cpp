@@ -88,6 +88,30 @@ TEST(Composite, ClonesDeeplyWhateverIsThere) {
   EXPECT_FALSE(copy->is_training());
 }
 
+struct ScaledImpl : bsconv::Composite<ScaledImpl> {
+  explicit ScaledImpl(int what) {
+    if (what == 1) {
+      register_parameter("scale", torch::ones({1}));
+    } else if (what == 2) {
+      register_buffer("scale", torch::ones({1}));
+    } else if (what == 3) {
+      register_module("scale", torch::nn::ReLU());
+    }
+    add("conv", torch::nn::Conv2d(2, 2, 1));
+  }
+  torch::Tensor forward(const torch::Tensor& x) override { return call_all(x); }
+};
+
+TEST(Composite, RefusesToShareWhatItCannotClone) {
+  EXPECT_EQ(message_of([] { ScaledImpl(0).clone(); }), "(nothing was thrown)");
+  for (const int what : {1, 2, 3}) {
+    const auto message = message_of([&] { ScaledImpl(what).clone(); });
+    EXPECT_NE(message.find("has a parameter, a buffer or a child that no add() made"),
+              std::string::npos)
+        << message;
+  }
+}
+
 TEST(Composite, ClonesInsideATypedParent) {
   torch::manual_seed(2);
   const auto input = torch::randn({2, 2, 3, 3});

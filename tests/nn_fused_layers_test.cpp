@@ -245,6 +245,52 @@ TEST(FusedLayers, PointwiseConvolutionsThatAreLibTorchs) {
               Not(HasSubstr("PointwiseFunction")));
 }
 
+// Classes that derive from LibTorch's and have a forward of their own.
+struct StandardizedConvImpl : torch::nn::Conv2dImpl {
+  using torch::nn::Conv2dImpl::Conv2dImpl;
+  torch::Tensor forward(const torch::Tensor& x) {
+    return torch::conv2d(x, weight - weight.mean({1, 2, 3}, true));
+  }
+};
+TORCH_MODULE(StandardizedConv);
+
+struct ShiftedReluImpl : torch::nn::ReLUImpl {
+  torch::Tensor forward(const torch::Tensor& x) { return torch::relu(x + 1); }
+};
+TORCH_MODULE(ShiftedRelu);
+
+struct HalvedNormImpl : torch::nn::BatchNorm2dImpl {
+  using torch::nn::BatchNorm2dImpl::BatchNorm2dImpl;
+  torch::Tensor forward(const torch::Tensor& x) { return BatchNorm2dImpl::forward(x) / 2; }
+};
+TORCH_MODULE(HalvedNorm);
+
+TEST(FusedLayers, ClassesOfOnesOwnRunTheirOwnForward) {
+  torch::manual_seed(7);
+  const auto input = torch::randn({3, 16, 9, 10});
+  const auto expect_own_forward = [&input](bsconv::Chain chain) {
+    chain->train();
+    const auto output = [&](bool fused) {
+      const FusedTrainingGuard guard(fused);
+      return chain->forward(input);
+    };
+    EXPECT_TRUE(torch::allclose(output(true), output(false), 1e-4, 1e-5));
+  };
+  bsconv::Chain conv;
+  conv->push_back("conv", StandardizedConv(Conv2dOptions(16, 32, 1).bias(false)));
+  conv->push_back("norm", BatchNorm2d(32));
+  expect_own_forward(conv);
+  bsconv::Chain relu;
+  relu->push_back("conv", bsconv::BSConvU(16, 32, 3));
+  relu->push_back("norm", BatchNorm2d(32));
+  relu->push_back("relu", ShiftedRelu());
+  expect_own_forward(relu);
+  bsconv::Chain norm;
+  norm->push_back("conv", bsconv::BSConvU(16, 32, 3));
+  norm->push_back("norm", HalvedNorm(32));
+  expect_own_forward(norm);
+}
+
 // Images in, `data_bn` in front of networks: some pixels together fill the vectors.
 TEST(FusedLayers, BatchNormOfChannelsThatFillNoVector) {
   torch::manual_seed(6);

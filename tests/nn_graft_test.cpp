@@ -126,6 +126,26 @@ TEST(Graft, ReachesModeAndGradientsOfTheSubstitute) {
   EXPECT_FALSE(substitute->pw->weight.grad().defined());
 }
 
+struct DroppingImpl : torch::nn::Module {
+  torch::nn::Conv2d conv = register_module("conv", torch::nn::Conv2d(4, 6, 3));
+  torch::Tensor forward(const torch::Tensor& x) {
+    return torch::dropout(conv(x), 0.5, is_training());
+  }
+};
+TORCH_MODULE(Dropping);
+
+TEST(Graft, ReachesASubstituteThatAsksForItsOwnMode) {
+  auto conv = plain();
+  Dropping substitute;
+  bsconv::graft(*conv, AnyModule(substitute));
+  EXPECT_EQ(conv->named_children().keys(), Names{"replacement"});
+  const auto input = torch::randn({2, 4, 5, 5});
+  conv->eval();
+  EXPECT_TRUE(torch::equal(conv(input), substitute->conv(input)));
+  conv->train();
+  EXPECT_GT(conv(input).eq(0).sum().item<int64_t>(), 0);
+}
+
 TEST(Graft, TheWeightRefusesEverythingElse) {
   auto conv = plain();
   bsconv::graft(*conv, AnyModule(BSConvU(4, 6, 3)));

@@ -106,6 +106,19 @@ TEST(ReplaceSvd, ReportsTheShareOfTheSubspace) {
   EXPECT_TRUE(torch::equal(layer->dw->bias, conv->bias));
 }
 
+TEST(ReplaceSvd, ABiasIsTakenOverOrZero) {
+  const torch::nn::Conv2d without(torch::nn::Conv2dOptions(12, 8, 3).bias(false));
+  bsconv::BSConvU layer(12, 8, 3);
+  bsconv::initialize_from(*layer, *without);
+  EXPECT_EQ(layer->dw->bias.abs().max().item<float>(), 0);
+  const torch::nn::Conv2d with(torch::nn::Conv2dOptions(12, 8, 3));
+  bsconv::BSConvU none(bsconv::BSConvUOptions(12, 8, 3).bias(false));
+  const auto before = none->pw->weight.detach().clone();
+  EXPECT_THAT(bsconv_test::message_of([&] { bsconv::initialize_from(*none, *with); }),
+              HasSubstr("the convolution has a bias, the layer has none"));
+  EXPECT_TRUE(torch::equal(none->pw->weight, before));
+}
+
 TEST(ReplaceSvd, LeavesAloneWhatItWouldLose) {
   torch::manual_seed(5);
   torch::nn::Sequential net(blueprint_convolution(6, 10, 6),

@@ -58,6 +58,68 @@ TEST(Replacer, ExchangesInContainers) {
             std::string::npos);
 }
 
+struct PaddedConv2dImpl : torch::nn::Conv2dImpl {
+  using torch::nn::Conv2dImpl::Conv2dImpl;
+  torch::Tensor forward(const torch::Tensor& x) {
+    return Conv2dImpl::forward(torch::constant_pad_nd(x, {1, 1, 1, 1}));
+  }
+};
+TORCH_MODULE(PaddedConv2d);
+
+TEST(Replacer, WhatADerivedConvolutionDoesBesideStays) {
+  torch::nn::Sequential net(PaddedConv2d(torch::nn::Conv2dOptions(4, 6, 3)));
+  const auto report = bsconv::replace_with_bsconv_u(net);
+  ASSERT_EQ(report.replaced(), 1U);
+  EXPECT_EQ(report.rows[0].kind, bsconv::ReplacementKind::grafted);
+  EXPECT_EQ(net->forward(torch::ones({1, 4, 8, 8})).sizes().vec(),
+            (std::vector<int64_t>{1, 6, 8, 8}));
+}
+
+// Containers that have registered more than they run in turn.
+struct StemSequentialImpl : torch::nn::SequentialImpl {
+  StemSequentialImpl() : SequentialImpl(torch::nn::Conv2d(6, 6, 3), torch::nn::ReLU()) {
+    register_module("stem", stem);
+    register_module("relu", relu);
+  }
+  torch::nn::Conv2d stem{torch::nn::Conv2dOptions(4, 6, 3)};
+  torch::nn::ReLU relu;
+};
+struct StemListImpl : torch::nn::ModuleListImpl {
+  StemListImpl() { register_module("relu", torch::nn::ReLU()); }
+};
+struct StemChainImpl : bsconv::Composite<StemChainImpl> {
+  StemChainImpl() { add("conv", torch::nn::Conv2d(6, 6, 3)); }
+  torch::nn::Conv2d stem = register_module("stem", torch::nn::Conv2d(4, 6, 3));
+  torch::Tensor forward(const torch::Tensor& x) override { return call_all(stem(x)); }
+};
+
+TEST(Replacer, KnowsWhatAContainerHolds) {
+  const auto to_tanh =
+      rule<torch::nn::ReLUImpl>([] { return torch::nn::AnyModule(torch::nn::Tanh()); });
+  StemSequentialImpl sequential;
+  EXPECT_EQ(bsconv::replace_with_bsconv_u(sequential).replaced(), 2U);
+  EXPECT_NE(bsconv::grafted_substitute(*sequential.stem), nullptr);
+  const auto report = Replacer({to_tanh}).apply(sequential);
+  EXPECT_EQ(report.replaced(), 1U);
+  ASSERT_EQ(report.refused(), 1U);
+  EXPECT_EQ(report.rows[1].path, "relu");
+  EXPECT_EQ(sequential.forward(sequential.stem(torch::ones({1, 4, 8, 8}))).size(1), 6);
+  StemListImpl list;
+  EXPECT_EQ(Replacer({to_tanh}).apply(list).refused(), 1U);
+  StemChainImpl chain;
+  EXPECT_EQ(bsconv::replace_with_bsconv_u(chain).replaced(), 2U);
+  EXPECT_EQ(chain.forward(torch::ones({1, 4, 8, 8})).size(1), 6);
+}
+
+TEST(Replacer, ADryRunCountsOnlyWhatItWouldReplace) {
+  TypedRelu net;
+  const auto everything =
+      rule<torch::nn::Module>([] { return torch::nn::AnyModule(torch::nn::Conv2d(1, 1, 3)); });
+  const auto dry = Replacer({everything}).apply(*net, true);
+  EXPECT_EQ(dry.refused(), 1U);
+  EXPECT_EQ(dry.parameters_after, dry.parameters_before);
+}
+
 TEST(Replacer, RefusesTypedMembersOfOtherTypes) {
   TypedRelu net;
   const auto report = Replacer({rule<torch::nn::ReLUImpl>([] {

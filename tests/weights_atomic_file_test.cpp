@@ -17,6 +17,7 @@
 #include <string_view>
 #include <vector>
 
+#include "support/child.hpp"
 #include "test_files.hpp"
 
 // Tests are compiled several files at a time.
@@ -26,23 +27,13 @@ namespace {
 using bsconv::weights::AtomicFile;
 using bsconv_test::count_files;
 using bsconv_test::error_of;
+using bsconv_test::in_child;
 using bsconv_test::read_file;
 using bsconv_test::TemporaryDirectory;
 using bsconv_test::write_file;
 using testing::HasSubstr;
 
 constexpr int skipped = 77;
-
-/// Runs `action` in a child process and returns its exit status.
-int in_child(const std::function<int()>& action) {
-  const pid_t child = ::fork();
-  if (child == 0) {
-    ::_exit(action());
-  }
-  int status = 0;
-  ::waitpid(child, &status, 0);
-  return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
-}
 
 TEST(WeightsAtomicFile, AppearsOnlyWhenCommitted) {
   const TemporaryDirectory directory;

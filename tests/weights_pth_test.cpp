@@ -5,11 +5,17 @@
 #include <torch/torch.h>
 #include <bsconv/weights.hpp>
 
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <csignal>
+#include <cstdint>
 #include <filesystem>
 #include <fstream>
 #include <string>
 #include <vector>
 
+#include "support/child.hpp"
 #include "test_files.hpp"
 
 namespace weights_pth_test {
@@ -162,6 +168,25 @@ TEST(WeightsPth, WritingRefusesWhatTheFormatLacks) {
               HasSubstr("cannot write '/nonexistent/a.pth': No such file or directory"));
 }
 
+TEST(WeightsPth, LeavesTheOldFileWhenTheSizeLimitIsReached) {
+  const TemporaryDirectory folder;
+  const auto path = folder.path() / "a.pth";
+  write(path, "old");
+  StateDict state;
+  state.insert("a", torch::ones({2000}));
+  state.insert("b", torch::ones({2000}));
+  const int status = bsconv_test::in_child([&] {
+    std::signal(SIGXFSZ, SIG_IGN);
+    const rlimit limit{4096, 4096};
+    ::setrlimit(RLIMIT_FSIZE, &limit);
+    const auto message = error_of([&] { save_pth(path, state); });
+    return message.find("a.pth': File too large") != std::string::npos ? 0 : 1;
+  });
+  EXPECT_EQ(status, 0);
+  EXPECT_EQ(read(path), "old");
+  EXPECT_EQ(bsconv_test::count_files(folder.path()), 1);
+}
+
 TEST(WeightsPth, TensorsOutliveTheFile) {
   const TemporaryDirectory folder;
   const auto path = folder.path() / "a.pth";
@@ -278,6 +303,55 @@ TEST(WeightsPickle, ValuesThatAreReferredToAgainAndAgainAreBounded) {
   EXPECT_THAT(pickle_error(bomb), HasSubstr("its containers hold more values than it can define"));
 }
 
+TEST(WeightsPickle, CallsAndKeysThatWouldOnlyTakeMemoryOrTimeAreRefused) {
+  const auto text = [](const std::string& value) {
+    const auto size = static_cast<uint32_t>(value.size());
+    return "X" + std::string(reinterpret_cast<const char*>(&size), sizeof size) + value;
+  };
+  const auto storage = [&](const std::string& key, const std::string& more) {
+    return "\x80\x02(" + text("storage") + "ctorch\nFloatStorage\n" + text(key) + text("cpu") +
+           "K\x01" + more + "tQ.";
+  };
+  EXPECT_EQ(pickle_error(storage(std::string(255, 'k'), "N")), "no error");
+  EXPECT_THAT(pickle_error(storage(std::string(256, 'k'), "N")),
+              HasSubstr("a storage's key is longer than 255 bytes"));
+  EXPECT_THAT(pickle_error(storage("k", "NN")), HasSubstr("an unknown persistent value"));
+  EXPECT_THAT(pickle_error("\x80\x02"
+                           "ctorch\ndevice\n(" +
+                           text("cpu") + std::string(16, 'N') + "tR."),
+              HasSubstr("a call has too many arguments"));
+}
+
+TEST(WeightsZip, EntriesThatOverlapAreRefused) {
+  const auto whole = read(golden("module.pth"));
+  // Every entry a second time, at the same place under another name.
+  const auto directory = whole.find("PK\x01\x02");
+  const auto end = whole.find("PK\x05\x06");
+  const auto zip64 = whole.find("PK\x06\x06");
+  const auto directory_end = std::min(end, zip64);
+  std::string entries = whole.substr(directory, directory_end - directory);
+  std::string others = entries;
+  for (std::size_t at = others.find("PK\x01\x02"); at != std::string::npos;
+       at = others.find("PK\x01\x02", at + 1)) {
+    ++others[at + 46];
+  }
+  const auto count = static_cast<uint16_t>(2 * (static_cast<unsigned char>(whole[end + 10])));
+  const auto size = static_cast<uint32_t>(2 * entries.size());
+  const auto offset = static_cast<uint32_t>(directory);
+  std::string record("PK\x05\x06\0\0\0\0", 8);
+  const auto append = [&record](const auto& value) {
+    record.append(reinterpret_cast<const char*>(&value), sizeof value);
+  };
+  append(count);
+  append(count);
+  append(size);
+  append(offset);
+  append(uint16_t{0});
+  const auto bytes = whole.substr(0, directory) + entries + others + record;
+  EXPECT_THAT(error_of([&] { bsconv::weights::detail::ZipReader(bytes, "file 'x'"); }),
+              HasSubstr("its entries overlap"));
+}
+
 TEST(WeightsZip, HostileOnesEndInErrors) {
   const auto zip_error = [](const std::string& bytes) {
     return error_of([&] { bsconv::weights::detail::ZipReader(bytes, "file 'x'"); });
@@ -315,6 +389,14 @@ TEST(WeightsFile, IsToldByContentNotByName) {
   EXPECT_TRUE(torch::equal(first.tensors["w"], state["w"]));
   const auto second = bsconv::weights::load_weights(folder.path() / "b.safetensors");
   EXPECT_EQ(second.format, bsconv::weights::WeightFormat::pth);
+  // The length of a header may be the first byte of a pickle.
+  const auto path = folder.path() / "header";
+  std::string filling;
+  do {
+    filling += 'x';
+    bsconv::weights::save_safetensors(path, state, {{"k", filling}});
+  } while (read(path)[0] != '\x80');
+  EXPECT_TRUE(torch::equal(bsconv::weights::load_weights(path).tensors["w"], state["w"]));
   write(folder.path() / "c", "neither one nor the other");
   EXPECT_THAT(error_of([&] { bsconv::weights::load_weights(folder.path() / "c"); }),
               HasSubstr("is neither a safetensors file nor one that torch.save writes"));

@@ -7,6 +7,7 @@
 #include <torch/nn/pimpl.h>
 #include <bsconv/nn/fold.hpp>
 #include <bsconv/nn/fused_layers.hpp>
+#include <bsconv/nn/mode_of_children.hpp>
 #include <bsconv/nn/options.hpp>
 #include <bsconv/nn/regularization.hpp>
 
@@ -23,7 +24,9 @@ namespace bsconv {
 /// It stands for a `Conv2d` of the same geometry: input `[N, in_channels, H, W]`, output
 /// `[N, out_channels, H', W']`. Children and state-dict names are those of the Python package.
 /// The rows of `pw1` are kept near orthonormal by `regularization_loss`.
-class BSConvSImpl : public torch::nn::Cloneable<BSConvSImpl>, public Regularized {
+class BSConvSImpl : public torch::nn::Cloneable<BSConvSImpl>,
+                    public Regularized,
+                    public ModeOfChildren {
  public:
   /// A layer `in_channels` -> `out_channels` with defaults for all else.
   BSConvSImpl(int64_t in_channels, int64_t out_channels, torch::ExpandingArray<2> kernel_size)

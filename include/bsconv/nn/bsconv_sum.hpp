@@ -6,6 +6,7 @@
 #include <bsconv/nn/bsconv_s.hpp>
 #include <bsconv/nn/bsconv_u.hpp>
 #include <bsconv/nn/composite.hpp>
+#include <bsconv/nn/mode_of_children.hpp>
 #include <bsconv/nn/options.hpp>
 
 #include <cstddef>
@@ -25,7 +26,7 @@ namespace bsconv {
 ///
 /// The terms are the children `term1`, `term2`, … (`term1.pw.weight`, `term1.dw.weight`, …); the
 /// first has the bias.
-class BSConvSumImpl : public Composite<BSConvSumImpl> {
+class BSConvSumImpl : public Composite<BSConvSumImpl>, public ModeOfChildren {
  public:
   /// A sum of `terms` layers `BSConvU`, at least 1. Throws `c10::ValueError` if an option is out of
   /// range.

@@ -7,6 +7,7 @@
 #include <torch/nn/pimpl.h>
 #include <bsconv/nn/fold.hpp>
 #include <bsconv/nn/fused_layers.hpp>
+#include <bsconv/nn/mode_of_children.hpp>
 #include <bsconv/nn/options.hpp>
 
 #include <ostream>
@@ -21,7 +22,7 @@ namespace bsconv {
 ///
 /// It stands for a `Conv2d` of the same geometry: input `[N, in_channels, H, W]`, output
 /// `[N, out_channels, H', W']`. Children and state-dict names are those of the Python package.
-class BSConvUImpl : public torch::nn::Cloneable<BSConvUImpl> {
+class BSConvUImpl : public torch::nn::Cloneable<BSConvUImpl>, public ModeOfChildren {
  public:
   /// A layer `in_channels` -> `out_channels` with defaults for all else.
   BSConvUImpl(int64_t in_channels, int64_t out_channels, torch::ExpandingArray<2> kernel_size)

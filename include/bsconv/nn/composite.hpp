@@ -7,7 +7,9 @@
 #include <bsconv/nn/call_observer.hpp>
 #include <bsconv/nn/fused_run.hpp>
 #include <bsconv/nn/layer.hpp>
+#include <bsconv/nn/mode_of_children.hpp>
 
+#include <algorithm>
 #include <cstddef>
 #include <memory>
 #include <optional>
@@ -27,6 +29,9 @@ class ChildHost {
   /// Deriving modules are destroyed through their own type.
   virtual ~ChildHost() = default;
 
+  /// Whether `replace_child` takes `name`.
+  virtual bool holds_child(const std::string& name) const = 0;
+
   /// Puts `module` (one tensor to one tensor) in the place of the child `name`, in the registry
   /// and in `forward`. Throws if there is no such child.
   virtual void replace_child(const std::string& name, const torch::nn::AnyModule& module) = 0;
@@ -36,6 +41,12 @@ class ChildHost {
 class CompositeBase : public LayerImpl, public ChildHost {
  public:
   using LayerImpl::LayerImpl;
+
+  /// Whether `name` was given to `add`.
+  bool holds_child(const std::string& name) const override {
+    return std::any_of(slots_.begin(), slots_.end(),
+                       [&name](const Slot& slot) { return slot.name == name; });
+  }
 
   /// Puts `module` in the place of the child `name`; throws if there is none.
   void replace_child(const std::string& name, const torch::nn::AnyModule& module) override {
@@ -96,8 +107,14 @@ class CompositeBase : public LayerImpl, public ChildHost {
   /// its children instead.
   virtual bool runs_in_turn() const { return false; }
 
-  /// Replaces each child by a deep copy of it, on `device` if it is given.
+  /// Replaces each child by a deep copy of it, on `device` if it is given. Throws if the module has
+  /// anything else, which it would share with the one that it is a copy of.
   void clone_children(const std::optional<torch::Device>& device) {
+    TORCH_CHECK(parameters(/*recurse=*/false).empty() && buffers(/*recurse=*/false).empty() &&
+                    children().size() == slots_.size(),
+                "clone: ", this->name(),
+                " has a parameter, a buffer or a child that no add() made; put it into a module "
+                "that can be cloned, and add() that");
     for (auto& slot : slots_) {
       slot.layer = slot.layer.clone(device);
       replace_module(slot.name, slot.layer.ptr());
@@ -194,7 +211,7 @@ class Composite : public CompositeBase {
 
 /// Named layers that run in turn: a `torch::nn::Sequential` with a tensor `forward`, so that it
 /// fits where one layer is expected, another `Chain` or a `Sequential` included.
-class ChainImpl : public Composite<ChainImpl> {
+class ChainImpl : public Composite<ChainImpl>, public ModeOfChildren {
  public:
   using Composite::Composite;
 

@@ -11,17 +11,26 @@
 
 #include <cstddef>
 #include <optional>
+#include <typeinfo>
 #include <utility>
 #include <vector>
 
 namespace bsconv::detail {
 
+/// `module` as a `Type`, null if it is another one; a derived class, which may have a `forward` of
+/// its own, is another one.
+template <class Type>
+const Type* exactly(const torch::nn::Module* module) {
+  return module != nullptr && typeid(*module) == typeid(Type) ? dynamic_cast<const Type*>(module)
+                                                              : nullptr;
+}
+
 /// The activation that `module` is, if the fused kernels for training know it.
 inline std::optional<kernels::Activation> fusible_activation(const torch::nn::Module* module) {
-  if (dynamic_cast<const torch::nn::ReLUImpl*>(module) != nullptr) {
+  if (exactly<torch::nn::ReLUImpl>(module) != nullptr) {
     return kernels::Activation::relu;
   }
-  if (dynamic_cast<const torch::nn::ReLU6Impl*>(module) != nullptr) {
+  if (exactly<torch::nn::ReLU6Impl>(module) != nullptr) {
     return kernels::Activation::relu6;
   }
   return std::nullopt;
@@ -38,10 +47,10 @@ struct FusedRun {
 /// The parts of the BSConv layer that `module` is; none if it is another module, or one that
 /// `fuse()` has changed.
 inline std::optional<LayerParts> bsconv_parts(const torch::nn::Module* module) {
-  if (const auto* layer = dynamic_cast<const BSConvUImpl*>(module)) {
+  if (const auto* layer = exactly<BSConvUImpl>(module)) {
     return layer->parts();
   }
-  const auto* layer = dynamic_cast<const BSConvSImpl*>(module);
+  const auto* layer = exactly<BSConvSImpl>(module);
   return layer != nullptr && !layer->is_fused() ? std::optional(layer->parts()) : std::nullopt;
 }
 
@@ -52,11 +61,11 @@ inline std::optional<LayerParts> bsconv_parts(const torch::nn::Module* module) {
 template <class At>
 std::optional<FusedRun> fused_run(const At& at, const torch::Tensor& input) {
   const auto* first = at(0);
-  if (!first->is_training() || !fused_training_enabled()) {
+  if (!first->is_training()) {
     return std::nullopt;
   }
   const auto norm_at = [&](std::size_t index) {
-    return dynamic_cast<const torch::nn::BatchNorm2dImpl*>(at(index));
+    return exactly<torch::nn::BatchNorm2dImpl>(at(index));
   };
   std::vector<NormalizedLayer> layers;
   std::vector<std::size_t> modules = {0};
@@ -79,7 +88,7 @@ std::optional<FusedRun> fused_run(const At& at, const torch::Tensor& input) {
     return FusedRun{modules.at(found.blocks.size()),
                     found.operators->blocks(input, found.blocks, {})};
   }
-  const auto* conv = dynamic_cast<const torch::nn::Conv2dImpl*>(first);
+  const auto* conv = exactly<torch::nn::Conv2dImpl>(first);
   const std::size_t norm_index = conv != nullptr ? 1 : 0;
   const auto* norm = norm_at(norm_index);
   if (norm == nullptr) {
@@ -112,7 +121,7 @@ std::optional<torch::Tensor> fused_residual(const torch::nn::Module& layer,
   if (const auto parts = bsconv_parts(&layer)) {
     return run_fused_layers(input, {{*parts, &norm, followers.activation}}, followers.residual);
   }
-  const auto* conv = dynamic_cast<const torch::nn::Conv2dImpl*>(&layer);
+  const auto* conv = exactly<torch::nn::Conv2dImpl>(&layer);
   const auto output = conv == nullptr ? std::nullopt : fused_pointwise(input, *conv);
   return fused_norm(output ? *output : call(input), norm, followers);
 }

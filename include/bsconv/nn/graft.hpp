@@ -9,6 +9,7 @@
 #include <torch/nn/modules/conv.h>
 #include <torch/types.h>
 #include <bsconv/nn/call_observer.hpp>
+#include <bsconv/nn/mode_of_children.hpp>
 
 #include <memory>
 #include <string>
@@ -154,7 +155,8 @@ inline void adopt(torch::nn::Conv2dImpl& conv,
   for (const auto& child : conv.named_children()) {
     conv.unregister_module(child.key());
   }
-  const bool hoist = !substitute->children().empty() && substitute->parameters(false).empty() &&
+  const bool hoist = dynamic_cast<const ModeOfChildren*>(substitute.get()) != nullptr &&
+                     !substitute->children().empty() && substitute->parameters(false).empty() &&
                      substitute->buffers(false).empty();
   if (!hoist) {
     conv.register_module("replacement", substitute);
@@ -170,10 +172,11 @@ inline void adopt(torch::nn::Conv2dImpl& conv,
 /// Makes `conv` compute what `substitute` computes, whoever holds it and however it is called.
 ///
 /// `substitute` maps one tensor to one tensor. The convolution's own parameters are dropped and
-/// the substitute's children registered in their place, so that parameters, state dict,
-/// `train()`, `to()`, optimizers made afterwards and serialization see the substitute. A
-/// substitute that has parameters or buffers of its own, or no children, becomes the child
-/// `replacement` instead. `conv` pads no more on its own: the substitute gets its raw input.
+/// the substitute registered in their place as the child `replacement`, so that parameters, state
+/// dict, `train()`, `to()`, optimizers made afterwards and serialization see it. Of this library's
+/// layers, and of others that are a `ModeOfChildren` and have children but no parameters or buffers
+/// of their own, the children are registered instead. `conv` pads no more on its own: the
+/// substitute gets its raw input.
 ///
 /// Afterwards `conv.weight` stands in for a tensor: only a convolution may use it. `clone()` of a
 /// grafted convolution, or of a model that holds one, throws; make a new model, replace its layers

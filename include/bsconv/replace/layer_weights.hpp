@@ -125,6 +125,8 @@ inline void set_weights(torch::nn::Module& module, const LayerWeights& weights) 
     return index < terms ? all.select(dim, index).contiguous() : torch::Tensor();
   };
   for_each_term(module, [&](auto& layer, int64_t index) {
+    TORCH_CHECK(index > 0 || !weights.bias.defined() || layer.dw->bias.defined(),
+                "initialize_from: the convolution has a bias, the layer has none");
     if constexpr (std::is_same_v<std::decay_t<decltype(layer)>, BSConvSImpl>) {
       // A further term keeps the orthonormal basis of the first.
       layer.pw1->weight.copy_(
@@ -134,8 +136,12 @@ inline void set_weights(torch::nn::Module& module, const LayerWeights& weights) 
       assign(layer.pw, of_term(weights.pointwise, index, 1), index);
     }
     assign(layer.dw, of_term(weights.depthwise, index, 1), index);
-    if (weights.bias.defined() && layer.dw->bias.defined()) {
-      layer.dw->bias.copy_(weights.bias);
+    if (layer.dw->bias.defined()) {
+      if (weights.bias.defined()) {
+        layer.dw->bias.copy_(weights.bias);
+      } else {
+        layer.dw->bias.zero_();
+      }
     }
   });
 }
@@ -143,8 +149,9 @@ inline void set_weights(torch::nn::Module& module, const LayerWeights& weights) 
 }  // namespace detail
 
 /// Gives `layer`, a `BSConvU`, a `BSConvS` or a `BSConvSum`, the weights that come closest to those
-/// of `conv`, which has the same geometry and one group, and its bias. Returns the share of the
-/// squared norm of `conv`'s weight that they have, 0 to 1.
+/// of `conv`, which has the same geometry and one group, and its bias, zero if it has none. Returns
+/// the share of the squared norm of `conv`'s weight that they have, 0 to 1. Throws if only `conv`
+/// has a bias.
 ///
 /// `BSConvU` gets the best rank-one approximation of each filter as an `in x (height * width)`
 /// matrix, with the root of the singular value on each side, a sum the next components too.

@@ -18,6 +18,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <typeinfo>
 #include <unordered_map>
 #include <unordered_set>
 #include <utility>
@@ -41,9 +42,10 @@ struct ReplacementRule {
 /// whose filter accepts a module wins, and what was replaced is not searched further.
 ///
 /// A `Sequential` and a `ChildHost` (every block of this library) get the new module itself. A
-/// `Conv2d` anywhere else (a typed member, a `ModuleList`, a `ModuleDict`, an `AnyModule`) stays
-/// where it is and computes what the new module computes (see `graft`). Other modules are
-/// exchanged in a `ModuleList` or `ModuleDict`, and refused where only a typed member holds them.
+/// `Conv2d` anywhere else (a typed member, a `ModuleList`, a `ModuleDict`, an `AnyModule`), or one
+/// of a derived class, stays where it is and computes what the new module computes (see `graft`).
+/// Other modules are exchanged in a `ModuleList` or `ModuleDict`, and refused where only a typed
+/// member holds them.
 class Replacer {
  public:
   /// A replacer with `rules`, tried in order.
@@ -76,7 +78,9 @@ class Replacer {
       work();
       run.report.parameters_after = run.report.parameters_before;
       for (const auto& row : run.report.rows) {
-        run.report.parameters_after += row.parameters_after - row.parameters_before;
+        if (row.kind != ReplacementKind::refused) {
+          run.report.parameters_after += row.parameters_after - row.parameters_before;
+        }
       }
     } else {
       work();
@@ -160,11 +164,11 @@ class Replacer {
           Replacement row = begin_row(*child, path);
           torch::nn::AnyModule made;
           const auto maker = [&] { return made = make(*rule, *child, path); };
+          const auto kind = grafts(parent, item.key(), child) ? ReplacementKind::grafted
+                                                              : ReplacementKind::exchanged;
           row.reason = place(parent, item.key(), child, maker);
           if (row.reason.empty()) {
-            finish_row(
-                row, *made.ptr(),
-                grafts(parent, *child) ? ReplacementKind::grafted : ReplacementKind::exchanged);
+            finish_row(row, *made.ptr(), kind);
             replaced.emplace(child.get(), made);
           }
           report.rows.push_back(std::move(row));
@@ -188,20 +192,30 @@ class Replacer {
       row.kind = kind;
     }
 
-    static bool exchanges(const torch::nn::Module& parent) {
-      return dynamic_cast<const torch::nn::SequentialImpl*>(&parent) != nullptr ||
-             dynamic_cast<const ChildHost*>(&parent) != nullptr;
+    // Whether what `parent` runs as its child `name` is an entry that can be exchanged. A class of
+    // one's own may have registered further children.
+    static bool exchanges(torch::nn::Module& parent, const std::string& name,
+                          const std::shared_ptr<torch::nn::Module>& child) {
+      if (auto* sequential = dynamic_cast<torch::nn::SequentialImpl*>(&parent)) {
+        return find(*sequential, child) != sequential->end();
+      }
+      const auto* host = dynamic_cast<const ChildHost*>(&parent);
+      return host != nullptr && host->holds_child(name);
     }
 
-    static bool grafts(const torch::nn::Module& parent, const torch::nn::Module& child) {
-      return !exchanges(parent) && dynamic_cast<const torch::nn::Conv2dImpl*>(&child) != nullptr;
+    // A `Conv2d` of a derived type may do more than convolve, such as pad: that stays.
+    static bool grafts(torch::nn::Module& parent, const std::string& name,
+                       const std::shared_ptr<torch::nn::Module>& child) {
+      const auto& module = *child;
+      return dynamic_cast<const torch::nn::Conv2dImpl*>(&module) != nullptr &&
+             (typeid(module) != typeid(torch::nn::Conv2dImpl) || !exchanges(parent, name, child));
     }
 
     // Returns why it can't be done, or nothing.
     template <class Maker>
     std::string place(torch::nn::Module& parent, const std::string& name,
                       const std::shared_ptr<torch::nn::Module>& child, Maker&& make_module) {
-      if (grafts(parent, *child)) {
+      if (grafts(parent, name, child)) {
         const torch::nn::AnyModule made = make_module();
         if (!dry_run && grafted_substitute(*child) == nullptr) {
           graft(dynamic_cast<torch::nn::Conv2dImpl&>(*child), made);
@@ -212,7 +226,9 @@ class Replacer {
       auto* sequential = dynamic_cast<torch::nn::SequentialImpl*>(&parent);
       auto* list = dynamic_cast<torch::nn::ModuleListImpl*>(&parent);
       auto* dict = dynamic_cast<torch::nn::ModuleDictImpl*>(&parent);
-      if (host == nullptr && sequential == nullptr && list == nullptr && dict == nullptr) {
+      if (!exchanges(parent, name, child) &&
+          (list == nullptr || find(*list, child) == list->end()) &&
+          (dict == nullptr || !dict->contains(name))) {
         return "its holder (" + parent.name() +
                ") has it as a member of a fixed type; only Conv2d can be replaced there";
       }

@@ -207,6 +207,8 @@ class PickleReader {
     const std::size_t function = pop();
     check(value(function).kind == PickleKind::global, "something else than a global is called");
     check(value(arguments).kind == PickleKind::tuple, "a call has no tuple of arguments");
+    // More would only be there to take time.
+    check(value(arguments).items.size() <= 16, "a call has too many arguments");
     const auto items = value(arguments).items;
     const std::string name = value(function).text;
     if (name == "collections.OrderedDict") {
@@ -270,8 +272,8 @@ class PickleReader {
   // ('storage', type, key, location, elements[, view])
   void make_storage() {
     const std::size_t id = pop();
-    const auto items = value(id).items;
-    check(value(id).kind == PickleKind::tuple && items.size() >= 5 &&
+    const auto& items = value(id).items;
+    check(value(id).kind == PickleKind::tuple && items.size() >= 5 && items.size() <= 6 &&
               value(items[0]).text == "storage",
           "an unknown persistent value");
     check(value(items[1]).kind == PickleKind::global, "a storage has no type");
@@ -279,6 +281,7 @@ class PickleReader {
     const auto dtype = storage_dtype(type.substr(type.rfind('.') + 1));
     check(dtype.has_value(), "'" + type + "' is not a storage");
     check(value(items[2]).kind == PickleKind::text, "a storage has no key");
+    check(value(items[2]).text.size() <= 255, "a storage's key is longer than 255 bytes");
     check(items.size() < 6 || value(items[5]).kind == PickleKind::none,
           "views of storages are not supported");
     PickleValue storage;

@@ -197,6 +197,8 @@ class PthReader {
                   "' has a negative size or stride");
       empty = empty || value.sizes[d] == 0;
     }
+    TORCH_CHECK(empty || last < elements, origin_, ": '", name,
+                "' starts outside of its storage of ", elements, " elements");
     for (std::size_t d = 0; d < value.sizes.size() && !empty; ++d) {
       const auto size = static_cast<uint64_t>(value.sizes[d]);
       const auto stride = static_cast<uint64_t>(value.strides[d]);

@@ -7,6 +7,7 @@
 #include <bsconv/weights/state_dict.hpp>
 
 #include <cstdint>
+#include <exception>
 #include <filesystem>
 #include <string>
 #include <string_view>
@@ -158,11 +159,20 @@ inline void save_pth(const std::filesystem::path& path, const StateDict& state) 
   detail::StateDictPickler pickler;
   const std::string pickle = pickler.write(on_cpu);
   AtomicFile file(path);
+  std::exception_ptr failure;
   {
-    caffe2::serialize::PyTorchStreamWriter archive([&file](const void* bytes, std::size_t size) {
-      file.write(bytes, size);
+    // An exception would pass through C code, and the writer's destructor writes once more.
+    const auto write = [&file, &failure](const void* bytes, std::size_t size) noexcept {
+      try {
+        if (failure == nullptr) {
+          file.write(bytes, size);
+        }
+      } catch (...) {
+        failure = std::current_exception();
+      }
       return size;
-    });
+    };
+    caffe2::serialize::PyTorchStreamWriter archive(write);
     archive.writeRecord("data.pkl", pickle.data(), pickle.size());
     archive.writeRecord("byteorder", "little", 6);
     for (std::size_t i = 0; i < pickler.storages().size(); ++i) {
@@ -170,6 +180,9 @@ inline void save_pth(const std::filesystem::path& path, const StateDict& state) 
       archive.writeRecord("data/" + std::to_string(i), storage.data(), storage.nbytes());
     }
     archive.writeEndOfFile();
+  }
+  if (failure != nullptr) {
+    std::rethrow_exception(failure);
   }
   file.commit();
 }

@@ -38,16 +38,17 @@ inline WeightFormat weight_format(const std::filesystem::path& path) {
   const std::string origin = "weight file '" + path.native() + "'";
   const auto file = MappedFile::open(path, origin);
   const auto text = file->text();
-  if (detail::ZipReader::recognizes(text) || (text.size() > 2 && text[0] == '\x80')) {
-    return WeightFormat::pth;
-  }
+  // The length of a safetensors header may begin like a pickle, whose ninth byte is never '{'.
   uint64_t header = 0;
-  if (text.size() > sizeof(header)) {
+  if (text.size() > sizeof(header) && text[sizeof(header)] == '{') {
     std::memcpy(&header, text.data(), sizeof(header));
   }
-  TORCH_CHECK(header > 0 && text.size() > sizeof(header) && text[sizeof(header)] == '{', origin,
+  if (header > 0 && !detail::ZipReader::recognizes(text)) {
+    return WeightFormat::safetensors;
+  }
+  TORCH_CHECK(detail::ZipReader::recognizes(text) || (text.size() > 2 && text[0] == '\x80'), origin,
               " is neither a safetensors file nor one that torch.save writes");
-  return WeightFormat::safetensors;
+  return WeightFormat::pth;
 }
 
 /// What a weight file holds.

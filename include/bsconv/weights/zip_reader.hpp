@@ -106,6 +106,7 @@ class ZipReader {
     constexpr uint64_t header_size = 46;
     const uint64_t end = directory.offset + directory.size;
     uint64_t at = directory.offset;
+    uint64_t total = 0;
     for (uint64_t i = 0; i < directory.count; ++i) {
       if (end - at < header_size || bytes_.compare(at, 4, "PK\x01\x02") != 0) {
         refuse("its directory is damaged");
@@ -131,6 +132,11 @@ class ZipReader {
         refuse("'" + name + "' is stored with two sizes");
       }
       const auto data = entry_data(name, offset, size, directory.offset);
+      // With the header in front of the data.
+      total += static_cast<uint64_t>(data.data() - bytes_.data()) + size - offset;
+      if (total > directory.offset) {
+        refuse("its entries overlap");
+      }
       if (!entries_.emplace(name, data).second) {
         refuse("'" + name + "' occurs twice");
       }

@@ -111,7 +111,8 @@ class ConvBlockImpl : public Composite<ConvBlockImpl> {
                                              const torch::Tensor& residual,
                                              const torch::nn::Module& activation) {
     const auto kind = bsconv::detail::fusible_activation(&activation);
-    auto* norm = bn_ ? module(bn_)->as<torch::nn::BatchNorm2d>() : nullptr;
+    const auto* norm =
+        bn_ ? bsconv::detail::exactly<torch::nn::BatchNorm2dImpl>(module(bn_).get()) : nullptr;
     if (activation_ || !kind || norm == nullptr) {
       return std::nullopt;
     }
@@ -126,7 +127,8 @@ class ConvBlockImpl : public Composite<ConvBlockImpl> {
     const auto parts = bsconv::detail::bsconv_parts(module(conv_).get());
     const auto kind = activation_ ? bsconv::detail::fusible_activation(module(activation_).get())
                                   : kernels::Activation::identity;
-    const auto* norm = bn_ ? module(bn_)->as<torch::nn::BatchNorm2d>() : nullptr;
+    const auto* norm =
+        bn_ ? bsconv::detail::exactly<torch::nn::BatchNorm2dImpl>(module(bn_).get()) : nullptr;
     if (!parts || !kind || norm == nullptr) {
       return std::nullopt;
     }
