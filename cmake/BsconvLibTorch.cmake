@@ -29,7 +29,7 @@ function(_bsconv_libtorch_at path result why)
       get_filename_component(candidate "${candidate}" REALPATH)
       _bsconv_libtorch_version("${candidate}" version)
       if(version AND version VERSION_LESS BSCONV_TORCH_MINIMUM)
-        set(${why} " is LibTorch ${version}; ${BSCONV_TORCH_MINIMUM} or newer is needed"
+        set(${why} " is LibTorch ${version}, older than ${BSCONV_TORCH_MINIMUM}"
             PARENT_SCOPE)
         return()
       endif()

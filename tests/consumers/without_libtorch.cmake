@@ -2,16 +2,17 @@
 #
 # Without LibTorch, configuring ends with what was looked for, where, and what to type.
 
-file(REMOVE_RECURSE "${WORK}" "${WORK}-old")
+set(old "${WORK}/old")
+file(REMOVE_RECURSE "${WORK}")
 # One that is too old is no better than none.
-file(WRITE "${WORK}-old/include/torch/csrc/api/include/torch/torch.h" "")
-file(WRITE "${WORK}-old/lib/libtorch_cpu.so" "")
-file(WRITE "${WORK}-old/include/torch/headeronly/version.h"
+file(WRITE "${old}/include/torch/csrc/api/include/torch/torch.h" "")
+file(WRITE "${old}/lib/libtorch_cpu.so" "")
+file(WRITE "${old}/include/torch/headeronly/version.h"
      "#define TORCH_VERSION_MAJOR 2\n#define TORCH_VERSION_MINOR 5\n#define TORCH_VERSION_PATCH 1\n")
 execute_process(
   COMMAND "${CMAKE_COMMAND}" -E env --unset=Torch_ROOT --unset=Torch_DIR --unset=CMAKE_PREFIX_PATH
           --unset=VIRTUAL_ENV HOME=/nonexistent PATH=/usr/bin:/bin "${CMAKE_COMMAND}" -S "${SOURCE}" -B
-          "${WORK}" -G "${GENERATOR}" -DBSCONV_FETCH_LIBTORCH=OFF "-DTorch_ROOT=/nonexistent/torch;${WORK}-old"
+          "${WORK}/build" -G "${GENERATOR}" -DBSCONV_FETCH_LIBTORCH=OFF "-DTorch_ROOT=/nonexistent/torch;${old}"
           -DPython3_EXECUTABLE=/bin/false
   RESULT_VARIABLE status OUTPUT_VARIABLE output ERROR_VARIABLE errors)
 if(status EQUAL 0)
@@ -22,7 +23,7 @@ if(status EQUAL 0)
   message(FATAL_ERROR "configuring without LibTorch succeeded:\n${output}")
 endif()
 foreach(part "bsconv needs LibTorch" "Torch_ROOT: /nonexistent/torch"
-             "-old is LibTorch 2.5.1; 2.11.0 or newer is needed" "lib/libtorch_cpu.so"
+             "/old is LibTorch 2.5.1, older than 2.11.0" "lib/libtorch_cpu.so"
              "BSCONV_FETCH_LIBTORCH=ON")
   string(FIND "${errors}" "${part}" at)
   if(at EQUAL -1)
