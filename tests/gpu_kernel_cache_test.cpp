@@ -87,15 +87,16 @@ TEST(KernelCache, ErrorsOfTheCompilerPass) {
 
 TEST(KernelCache, EnvironmentChoosesTheFolder) {
   using Value = std::optional<std::string>;
-  const auto with = [](const Value& chosen, const Value& caches) {
+  const auto with = [](const Value& chosen, const Value& caches, const Value& home = "/home") {
     const bsconv_test::EnvironmentGuard guard(
-        {{"BSCONV_KERNEL_CACHE", chosen}, {"XDG_CACHE_HOME", caches}});
+        {{"BSCONV_KERNEL_CACHE", chosen}, {"XDG_CACHE_HOME", caches}, {"HOME", home}});
     return KernelCache::default_folder().native();
   };
   EXPECT_EQ(with("/a", "/b"), "/a");
   EXPECT_EQ(with("", "/b"), "");
   EXPECT_EQ(with(std::nullopt, "/b"), "/b/bsconv/kernels");
-  EXPECT_THAT(with(std::nullopt, std::nullopt), testing::EndsWith("/.cache/bsconv/kernels"));
+  EXPECT_EQ(with(std::nullopt, std::nullopt), "/home/.cache/bsconv/kernels");
+  EXPECT_EQ(with(std::nullopt, std::nullopt, std::nullopt), "");
 }
 
 }  // namespace

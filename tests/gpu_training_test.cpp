@@ -263,6 +263,21 @@ TEST(GpuTraining, RunningStatisticsCanBeMeansOfAllSteps) {
   EXPECT_EQ(norm.num_batches_tracked.item<int64_t>(), 4);
 }
 
+TEST(GpuTraining, CountsBatchesInAnyType) {
+  Gpu gpu;
+  torch::manual_seed(7);
+  const auto input = torch::randn({2, 8, 6, 5});
+  for (const auto dtype : {torch::kFloat, torch::kDouble, torch::kInt}) {
+    auto norm = norm_of(8);
+    // Followed by what nothing may write to.
+    const auto memory = torch::full({2}, 3, dtype);
+    norm.num_batches_tracked = memory[0];
+    gpu.operators.norm(input, norm, Activation::relu, {});
+    EXPECT_EQ(memory[0].item<double>(), 4);
+    EXPECT_EQ(memory[1].item<double>(), 3);
+  }
+}
+
 TEST(GpuTraining, ShowsThatRunningStatisticsHaveChanged) {
   Gpu gpu;
   const auto norm = norm_of(4);
@@ -320,6 +335,16 @@ std::vector<torch::Tensor> step_of(const std::string& name, bool fused, torch::S
   auto model = bsconv::create_model(name, bsconv::ModelOptions().num_classes(10));
   const auto images = torch::randn({32, 3, 32, 32});
   const auto gradient = torch::randn({32, 10});
+  // Activations far from where they bend: what rounding moves across changes gradients by percents.
+  const torch::NoGradGuard no_grad;
+  for (const auto& parameter : model->named_parameters()) {
+    const auto& key = parameter.key();
+    if (key.size() > 7 && key.compare(key.size() - 7, 7, "bn.bias") == 0) {
+      const auto above = torch::rand_like(parameter.value()) > 0.5;
+      parameter.value().copy_(torch::where(above, 3.0, -4.0));
+    }
+  }
+  torch::GradMode::set_enabled(true);
   model->to(dtype);
   model->to(torch::kCUDA);
   const bsconv::FusedTrainingGuard guard(fused);
@@ -340,9 +365,8 @@ TEST(CudaTraining, IsAsExactAsLibTorch) {
     GTEST_SKIP() << "there is no CUDA device";
   }
   torch::globalContext().setAllowTF32CuDNN(false);
-  for (const char* name :
-       {"cifar_resnet20_bsconvu", "cifar_resnet20_bsconvs_p1d4", "cifar_preresnet20_bsconvu",
-        "cifar_mobilenetv3_small_w1d2_bsconvs_p1d6"}) {
+  for (const char* name : {"cifar_resnet20_bsconvu", "cifar_resnet20_bsconvs_p1d4",
+                           "cifar_preresnet20_bsconvu", "cifar_mobilenetv2_w1d2_bsconvs_p1d6"}) {
     SCOPED_TRACE(name);
     const auto exact = step_of(name, false, torch::kDouble);
     const auto known = step_of(name, false, torch::kFloat);
@@ -350,9 +374,8 @@ TEST(CudaTraining, IsAsExactAsLibTorch) {
     const auto again = step_of(name, true, torch::kFloat);
     for (std::size_t i = 0; i < exact.size(); ++i) {
       const auto scale = exact[i].norm().item<double>();
-      // An activation that rounding moves across zero changes gradients by some thousandths.
       EXPECT_LE((got[i] - exact[i]).norm().item<double>(),
-                3 * (known[i] - exact[i]).norm().item<double>() + 5e-3 * scale + 1e-4)
+                3 * (known[i] - exact[i]).norm().item<double>() + 1e-3 * scale + 1e-4)
           << i;
       EXPECT_LE((got[i] - again[i]).norm().item<double>(), 1e-5 * scale + 1e-6) << i;
     }

@@ -194,5 +194,55 @@ TEST(TrainStepRecorderCuda, AGraphTrainsAsOperatorsDo) {
 #endif
 }
 
+TEST(TrainStepRecorderCuda, AFailedRecordingLeavesTheAllocatorAsItWas) {
+#ifdef BSCONV_HAS_CUDA
+  if (!torch::cuda::is_available()) {
+    GTEST_SKIP() << "there is no CUDA device";
+  }
+  const auto x = torch::ones({1024}, torch::kCUDA);
+  const c10::cuda::CUDAStreamGuard beside(c10::cuda::getStreamFromPool());
+  for (int repeat = 0; repeat < 3; ++repeat) {
+    {
+      at::cuda::CUDAGraph graph;
+      EXPECT_THROW(bsconv::cuda::record(graph, [&] { (x * 2).sum().item<float>(); }), c10::Error);
+    }
+    c10::cuda::CUDACachingAllocator::emptyCache();
+    at::cuda::CUDAGraph graph;
+    torch::Tensor sum;
+    bsconv::cuda::record(graph, [&] { sum = (x * 2).sum(); });
+    graph.replay();
+    EXPECT_EQ(sum.item<float>(), 2048);
+  }
+#else
+  GTEST_SKIP() << "this build is without CUDA";
+#endif
+}
+
+/// Repeats the first step without LibTorch's operators.
+class Repeater : public StepRecorder {
+ public:
+  StepResult run(const std::vector<torch::Tensor>& inputs, const Step& step) override {
+    if (!kept_.loss.defined()) {
+      kept_ = step(inputs);
+    }
+    return kept_;
+  }
+  void forget() override {}
+
+ private:
+  StepResult kept_;
+};
+
+TEST(TrainStepRecorder, RepeatedStepsCountAsChangesOfTheWeights) {
+  auto model = tiny_model();
+  Trainer trainer(model);
+  trainer.recorder(std::make_shared<Repeater>());
+  const bsconv::data::Batch batch = {torch::rand({4, 3, 32, 32}), torch::zeros({4}, torch::kLong)};
+  trainer.train_step(batch);
+  const auto before = model->parameters()[0]._version();
+  trainer.train_step(batch);
+  EXPECT_GT(model->parameters()[0]._version(), before);
+}
+
 }  // namespace
 }  // namespace train_step_recorder_test

@@ -3,6 +3,7 @@
 
 #include <ATen/cuda/CUDAEvent.h>
 #include <ATen/cuda/CUDAGraph.h>
+#include <c10/core/InferenceMode.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 #include <c10/util/Exception.h>
@@ -29,7 +30,11 @@ namespace bsconv::cuda {
 namespace detail {
 
 inline void check(cudaError_t status, const char* what) {
-  TORCH_CHECK(status == cudaSuccess, "CUDA: ", what, ": ", cudaGetErrorString(status));
+  if (status != cudaSuccess) {
+    // Whoever asks for the last error next has nothing to do with this one.
+    static_cast<void>(cudaGetLastError());
+    TORCH_CHECK(false, "CUDA: ", what, ": ", cudaGetErrorString(status));
+  }
 }
 
 inline void check(nvrtcResult status, const char* what) {
@@ -191,14 +196,22 @@ class CudaRuntime : public gpu::Runtime {
    public:
     Graph(const std::function<torch::Tensor(const torch::Tensor&)>& work,
           const torch::Tensor& input)
-        : input_(input.clone()) {
+        : input_(made_like(input)) {
       const c10::cuda::CUDAGuard guard(input.device());
       // Libraries choose their algorithms in a first run.
       work(input_);
-      detail::check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
+      const auto current = c10::cuda::getCurrentCUDAStream(input.device().index());
+      detail::check(cudaStreamSynchronize(current), "cudaStreamSynchronize");
       const c10::cuda::CUDAStreamGuard beside(
           c10::cuda::getStreamFromPool(/*isHighPriority=*/false, input.device().index()));
       cuda::record(graph_, [&] { output_ = work(input_); });
+    }
+
+    // Its memory may be used on another stream next.
+    ~Graph() override {
+      if (done_.isCreated()) {
+        static_cast<void>(cudaEventSynchronize(done_.event()));
+      }
     }
 
     torch::Tensor replay(const torch::Tensor& input) override {
@@ -216,6 +229,14 @@ class CudaRuntime : public gpu::Runtime {
     }
 
    private:
+    // Writable later, in inference mode or not.
+    static torch::Tensor made_like(const torch::Tensor& input) {
+      const c10::InferenceMode normal(false);
+      auto made = torch::empty_like(input);
+      made.copy_(input);
+      return made;
+    }
+
     torch::Tensor input_;
     torch::Tensor output_;
     at::cuda::CUDAGraph graph_;

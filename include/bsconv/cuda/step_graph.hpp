@@ -99,12 +99,18 @@ class StepGraph : public train::StepRecorder {
           c10::cuda::getStreamFromPool(current.priority(), device.index()));
     }
     wait(*stream_, current);
-    auto result = [&] {
-      const c10::cuda::CUDAStreamGuard guard(*stream_);
-      return action();
-    }();
-    wait(current, *stream_);
-    return result;
+    try {
+      auto result = [&] {
+        const c10::cuda::CUDAStreamGuard guard(*stream_);
+        return action();
+      }();
+      wait(current, *stream_);
+      return result;
+    } catch (...) {
+      // What was launched before the error still runs.
+      wait(current, *stream_);
+      throw;
+    }
   }
 
   static void wait(const c10::cuda::CUDAStream& waiting, const c10::cuda::CUDAStream& other) {

@@ -279,7 +279,7 @@ class Planner {
                                                           node.outputs[0], image(node.outputs[0])));
         ways.push_back(std::move(way));
       }
-      key = shape.text({}).define("k", element_name(dtype_));
+      key = shape.text({}).define("k", element_name(dtype_)) + std::to_string(shape.images);
     }
     Sequence library;
     if (pointwise != nullptr) {

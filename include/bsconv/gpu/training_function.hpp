@@ -187,7 +187,15 @@ class TrainingOperators {
                                  : input;
       return bsconv::detail::reference_activation(library_norm(made, *norm), residual, activation);
     }
-    const auto shape = tail_shape(input, geometry, bias, norm, activation, residual);
+    // `Module::to` converts the count to other types too, which kernels don't count in.
+    auto counted = norm;
+    const bool counts_apart = norm && norm->num_batches_tracked.defined() &&
+                              (norm->num_batches_tracked.scalar_type() != torch::kLong ||
+                               norm->num_batches_tracked.device() != input.device());
+    if (counts_apart) {
+      counted->num_batches_tracked = torch::Tensor();
+    }
+    const auto shape = tail_shape(input, geometry, bias, counted, activation, residual);
     if (!shape.fits() && geometry) {
       auto made = torch::conv2d(input, depthwise, bias, geometry->stride, geometry->padding,
                                 geometry->dilation, shape.channels);
@@ -196,7 +204,10 @@ class TrainingOperators {
     if (!shape.fits()) {
       return bsconv::detail::reference_activation(library_norm(input, *norm), residual, activation);
     }
-    const auto parts = norm.value_or(bsconv::detail::TrainingBatchNorm());
+    if (counts_apart) {
+      norm->num_batches_tracked.add_(1);
+    }
+    const auto parts = counted.value_or(bsconv::detail::TrainingBatchNorm());
     return TailFunction::apply(channels_last(input), if_defined(channels_last_if_any(residual)),
                                if_defined(depthwise), if_defined(bias), if_defined(parts.weight),
                                if_defined(parts.bias), parts,
@@ -223,7 +234,8 @@ class TrainingOperators {
     if (shape.fits()) {
       const auto convolution = pointwise_.get(shape, input.scalar_type());
       if (convolution->is_faster()) {
-        return PointwiseFunction::apply(input, weight, convolution);
+        // LibTorch's convolution in front of it may have made something else.
+        return PointwiseFunction::apply(bsconv::detail::channels_last(input), weight, convolution);
       }
     }
     return torch::conv2d(input, weight.to(input.scalar_type()));

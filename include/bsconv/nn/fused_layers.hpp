@@ -39,9 +39,12 @@ inline bool is_plain(const torch::Tensor& tensor, torch::Device device) {
          !at::isTensorSubclassLike(tensor);
 }
 
-/// Whether `tensor` is undefined, or plain and single precision: all that layers own.
+/// Whether `tensor` is undefined, or plain and single precision: all that layers own. On a GPU its
+/// elements must follow each other, as kernels there don't look at strides.
 inline bool is_own(const torch::Tensor& tensor, torch::Device device) {
-  return !tensor.defined() || (is_plain(tensor, device) && tensor.scalar_type() == torch::kFloat);
+  return !tensor.defined() || (is_plain(tensor, device) && tensor.scalar_type() == torch::kFloat &&
+                               (device.is_cpu() || tensor.is_contiguous() ||
+                                tensor.is_contiguous(torch::MemoryFormat::ChannelsLast)));
 }
 
 /// Whether `tensor` can be images for the fused operators of `device`: of any precision on a GPU,

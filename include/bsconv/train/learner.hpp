@@ -128,6 +128,7 @@ class Learner {
           fused_step(dynamic_cast<torch::optim::SGD&>(*optimizer_), learning_rate_);
           return recorded;
         });
+    count_changes();
     if (ema_) {
       ema_->update(*module_);
     }
@@ -243,6 +244,14 @@ class Learner {
   }
 
  private:
+  // A repeated step changes the weights without LibTorch's operators; who has kept something made
+  // of them, such as an `OptimizedModel`, must notice.
+  void count_changes() {
+    for (const auto& value : values_) {
+      value.unsafeGetTensorImpl()->bump_version();
+    }
+  }
+
   void update_weights() {
     auto* sgd = dynamic_cast<torch::optim::SGD*>(optimizer_.get());
     const auto is_plain = [](const torch::Tensor& value) {
