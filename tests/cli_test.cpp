@@ -46,8 +46,9 @@ class Cli : public testing::Test {
 TEST_F(Cli, HelpsOnEveryCommand) {
   EXPECT_EQ(run({"--help"}).code, 0);
   EXPECT_THAT(run({"--help"}).output, HasSubstr("130 interrupted"));
-  for (const std::string command : {"models", "profile", "bench", "train", "evaluate", "plot",
-                                    "predict", "inspect", "convert", "analyze", "replace"}) {
+  for (const std::string command :
+       {"models", "profile", "bench", "train", "evaluate", "plot", "predict", "package", "inspect",
+        "convert", "analyze", "replace"}) {
     const auto result = run({command, "--help"});
     EXPECT_EQ(result.code, 0) << command;
     EXPECT_THAT(result.output, HasSubstr("bsconv " + command));
@@ -272,6 +273,8 @@ TEST_F(Cli, WrongArgumentsExitWithTwo) {
       {{"bench", "cifar_resnet21"}, "cifar_resnet21"},
       {{"bench", "cifar_resnet20", "--batch", "0"}, "--batch"},
       {{"bench", "cifar_resnet20", "--dtype", "f64"}, "--dtype"},
+      {{"bench", "cifar_resnet20", "--train", "--dtype", "bf16"}, "are for inference"},
+      {{"bench", "cifar_resnet20", "--train", "--steps"}, "are for inference"},
       {{"bench", "cifar_resnet20", "--dtype", "f16"},
        "on the CPU the dtype must be float32 or bfloat16, got Half"},
       {{"train", "--no-such-flag"}, "--no-such-flag"},

@@ -159,8 +159,10 @@ TEST_F(CliTrain, StartsFromTheWeightsOfAFileOrOfARun) {
           << parameter.key();
     }
   }
-  const auto second = run({"train", "--architecture", tiny, "--weights", path("run"), "--dry-run"});
+  // A run says what it is of.
+  const auto second = run({"train", "--weights", path("run"), "--dry-run"});
   EXPECT_EQ(second.code, 0) << second.output;
+  EXPECT_THAT(second.output, HasSubstr("architecture   " + tiny + "\n"));
   EXPECT_THAT(second.output, HasSubstr("weights of '" + path("run/best.safetensors") + "'\n"));
 
   const auto other = run({"train", "--architecture", "cifar_resnet20", "--weights", path("run")});
@@ -305,10 +307,11 @@ ino_t file_number(const std::filesystem::path& path) {
   return ::stat(path.c_str(), &found) == 0 ? found.st_ino : 0;
 }
 
-/// Waits until `condition` or the end of a minute.
+/// Waits until `condition` or for `most`.
 template <class Condition>
-void wait_until(const Condition& condition, std::chrono::microseconds pause) {
-  const auto end = std::chrono::steady_clock::now() + std::chrono::minutes(1);
+void wait_until(const Condition& condition, std::chrono::microseconds pause,
+                std::chrono::milliseconds most = std::chrono::minutes(1)) {
+  const auto end = std::chrono::steady_clock::now() + most;
   while (!condition() && std::chrono::steady_clock::now() < end) {
     std::this_thread::sleep_for(pause);
   }
@@ -344,12 +347,14 @@ TEST_F(CliTrain, TwentyKillsAtRandomMomentsChangeNothing) {
       wait_until([&] { return std::filesystem::exists(partial); }, std::chrono::microseconds(10));
     } else if (kill % 4 == 2) {
       // While it starts.
-      std::this_thread::sleep_for(std::chrono::milliseconds(random() % 1000));
+      const auto before = file_number(last);
+      wait_until([&] { return file_number(last) != before; }, std::chrono::milliseconds(1),
+                 std::chrono::milliseconds(random() % 1000));
     } else {
       // Anywhere in a step or two after the first one.
       const auto before = file_number(last);
       wait_until([&] { return file_number(last) != before; }, std::chrono::milliseconds(1));
-      std::this_thread::sleep_for(std::chrono::microseconds(random() % 60000));
+      std::this_thread::sleep_for(std::chrono::microseconds(random() % 30000));
     }
     process.send(SIGKILL);
     ASSERT_EQ(process.wait().code, -SIGKILL) << "kill " << kill << ": " << process.output();

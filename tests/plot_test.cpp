@@ -98,6 +98,32 @@ TEST(PlotCurves, AreThoseOfTheRuns) {
               HasSubstr("metrics.csv'"));
 }
 
+TEST(PlotCurves, AreCalledByAsMuchAsTellsThemApart) {
+  const TemporaryDirectory directory;
+  for (const char* run : {"x/seed1", "x/seed2", "y/seed1"}) {
+    write_file(directory / run / "metrics.csv",
+               "epoch,train_loss,train_top1,test_loss,test_top1\n1,2,1,1,1\n");
+  }
+  const auto labels = [&directory](const std::vector<std::string>& runs) {
+    std::vector<std::filesystem::path> paths;
+    for (const auto& run : runs) {
+      paths.push_back(directory / run);
+    }
+    const auto figure = bsconv::plot::training_curves(paths);
+    std::vector<std::string> found;
+    for (const auto& series : figure.panels[0].series) {
+      found.push_back(series.label);
+    }
+    return found;
+  };
+  EXPECT_THAT(labels({"x/seed1", "x/seed2"}),
+              ElementsAre("seed1, train", "seed1, test", "seed2, train", "seed2, test"));
+  EXPECT_THAT(labels({"x/seed1", "y/seed1", "x/seed2"}),
+              ElementsAre("x/seed1, train", "x/seed1, test", "y/seed1, train", "y/seed1, test",
+                          "seed2, train", "seed2, test"));
+  EXPECT_EQ(labels({"x/seed1", "x/seed1"}).size(), 4U);
+}
+
 TEST(PlotCsvTable, IsChangedAndWritten) {
   const TemporaryDirectory directory;
   const auto path = directory / "a.csv";
@@ -130,6 +156,18 @@ TEST(PlotResults, HaveARingWhereThereIsAnAccuracyOfOurs) {
   }
   EXPECT_THAT(figure.panels[0].series[2].points, ElementsAre(std::pair(0.05, 64.5)));
   EXPECT_THAT(figure.panels[1].series[2].points, ElementsAre(std::pair(8.0, 64.5)));
+}
+
+TEST(PlotResults, LeaveOutWhatHasNoCost) {
+  const TemporaryDirectory directory;
+  write_file(directory / "a.csv",
+             "table,model,accuracy_top1,params_M,flops_M\n"
+             "t,a,60,5,50\nt,b,61,,20\nt,c,62,3,\nt,d,,4,40\nt,e,63,2,10\n");
+  const auto figure = bsconv::plot::accuracy_by_cost(directory / "a.csv");
+  EXPECT_THAT(figure.panels[0].series.at(0).points,
+              ElementsAre(std::pair(2.0, 63.0), std::pair(3.0, 62.0), std::pair(5.0, 60.0)));
+  EXPECT_THAT(figure.panels[1].series.at(0).points,
+              ElementsAre(std::pair(10.0, 63.0), std::pair(20.0, 61.0), std::pair(50.0, 60.0)));
 }
 
 TEST(PlotResults, HaveASeriesAKindOfConvolution) {
@@ -206,10 +244,18 @@ TEST(PlotSave, DrawsEmptyAndSinglePoints) {
   figure.panels[1].log_x = true;
   figure.panels[0].series.push_back({"one", {{1, 5}}, 0, false, bsconv::plot::Marker::none});
   figure.panels[1].series.push_back({"zero", {{0, 5}}, 1, false, bsconv::plot::Marker::none});
+  constexpr double nan = std::numeric_limits<double>::quiet_NaN();
+  figure.panels[0].series.push_back(
+      {"seldom", {{1, nan}, {2, nan}, {3, 2}, {4, nan}}, 2, false, bsconv::plot::Marker::none});
   const TemporaryDirectory directory;
   bsconv::plot::save_figure(directory / "a.png", figure, 1);
   const auto image = bsconv::data::read_image(directory / "a.png");
   EXPECT_GT(count_pixels(image, bsconv::plot::series_color(0)), 10);
+  // The legend's line alone, and it and a point.
+  const auto pixels = [&image](std::size_t series) {
+    return count_pixels(image, bsconv::plot::series_color(series));
+  };
+  EXPECT_GT(pixels(2), pixels(1) + 4);
 }
 
 }  // namespace

@@ -128,6 +128,22 @@ Profile of(Forward forward, const torch::Tensor& input, const ProfileOptions& op
   return profile(model, options, input);
 }
 
+struct Splitting : torch::nn::Module {
+  torch::Tensor weight = register_parameter("weight", torch::ones({8, 4}));
+  torch::Tensor forward(const torch::Tensor& x) {
+    const auto halves = weight.chunk(2);
+    return x.matmul(halves[0].t()) + x.matmul(weight.split(4)[1].t()) + weight.unbind(0)[0];
+  }
+};
+
+TEST(ProfileReference, TakesModelsThatSplitTheirParameters) {
+  Splitting model;
+  const auto result = profile(model, ProfileOptions().convention(bsconv::Convention::complete),
+                              torch::zeros({3, 4}));
+  EXPECT_EQ(result.flops(), 2 * 3 * 4 * 4 + 2 * 3 * 4);
+  EXPECT_EQ(result.parameters(), 32);
+}
+
 TEST(ProfileReference, CountsWhatTheReferenceCounts) {
   const auto flops = [](auto module, const torch::Tensor& input) {
     torch::nn::Sequential net(module);

@@ -145,7 +145,15 @@ void run_bench(const BenchArguments& arguments) {
   if (arguments.threads > 0) {
     torch::set_num_threads(arguments.threads);
   }
+  if (arguments.steps && arguments.format == "json") {
+    throw UsageError("bench: --steps is for --format table");
+  }
   if (arguments.train) {
+    if (arguments.dtype != "f32" || !arguments.kernels.empty() || arguments.steps) {
+      throw UsageError(
+          "bench: --train times steps in f32 on the fastest kernels; --dtype, "
+          "--kernels and --steps are for inference");
+    }
     bench_training({arguments.names, arguments.batch, arguments.classes, device,
                     arguments.format == "json", arguments.seconds});
     return;
@@ -190,7 +198,8 @@ void add_bench_command(CLI::App& app) {
       ->check(CLI::IsMember({"f32", "bf16", "f16"}))
       ->capture_default_str();
   command->add_option("--device", arguments->device, "cpu, cuda or cuda:N")->capture_default_str();
-  command->add_option("--kernels", arguments->kernels, "avx512, avx2 or baseline [the fastest]");
+  command->add_option("--kernels", arguments->kernels,
+                      "avx512, avx2 or baseline, neon on ARM [the fastest]");
   command->add_option("--seconds", arguments->seconds, "Time each way at least this long")
       ->check(CLI::Range(0.001, 3600.0))
       ->capture_default_str();

@@ -23,9 +23,12 @@ torch::Device parse_device(const std::string& text) {
     throw UsageError("--device '" + text + "' is unknown; valid are cpu, cuda and cuda:N");
   }
   const auto count = static_cast<int64_t>(int{torch::cuda::device_count()});
-  TORCH_CHECK(count > 0, "--device ", text, ": there is no CUDA device",
-              torch::cuda::is_available() ? "" : " or this LibTorch is built without CUDA",
-              "; use --device cpu");
+  TORCH_CHECK(
+      count > 0, "--device ", text, ": there is no CUDA device",
+      torch::cuda::is_available()
+          ? ""
+          : ", or this program is built without CUDA (-DBSCONV_TORCH_CUDA=ON builds it with)",
+      "; --device cpu needs none");
   const int64_t number = indexed ? std::stoll(index) : 0;
   TORCH_CHECK(number < count, "--device ", text, ": there ", count == 1 ? "is" : "are", " only ",
               count, " CUDA device", count == 1 ? "" : "s", ", cuda:0 to cuda:", count - 1);

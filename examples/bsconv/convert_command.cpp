@@ -67,8 +67,9 @@ std::string architecture_of(const ConvertArguments& arguments,
 // The model of that name with these weights.
 bsconv::Layer model_of(const std::string& architecture, const ConvertArguments& arguments,
                        const StateDict& tensors) {
-  auto model =
-      make_model(architecture, bsconv::num_classes_of(tensors, arguments.from.native()), 3);
+  const auto origin = arguments.from.native();
+  auto model = make_model(architecture, bsconv::num_classes_of(tensors, origin),
+                          bsconv::in_channels_of(tensors, origin));
   bsconv::weights::load_state_dict(*model, tensors);
   model->eval();
   return model;
@@ -83,7 +84,9 @@ void export_model(const ConvertArguments& arguments, const bsconv::weights::Weig
                  metadata.end());
   metadata.emplace_back("architecture", architecture);
   const int64_t side = input_size(architecture);
-  const auto written = bsconv::export_onnx(model, torch::zeros({1, 3, side, side}), arguments.to,
+  const auto example =
+      torch::zeros({1, bsconv::in_channels_of(file.tensors, arguments.from.native()), side, side});
+  const auto written = bsconv::export_onnx(model, example, arguments.to,
                                            bsconv::OnnxExportOptions()
                                                .opset(arguments.opset)
                                                .fold_batch_norms(arguments.fold)
@@ -117,6 +120,10 @@ void convert(const ConvertArguments& arguments) {
     file.tensors = bsconv::weights::state_dict(*model);
     file.metadata["folded"] = architecture;
     std::cout << "Folded the batch normalizations of " << layers << " layers\n";
+  }
+  if (!arguments.architecture.empty()) {
+    (void)input_size(arguments.architecture);
+    file.metadata["architecture"] = arguments.architecture;
   }
   bsconv::weights::save_weights(arguments.to, file.tensors, file.metadata);
   std::cout << "Wrote " << file.tensors.size() << " tensors to " << arguments.to.native() << '\n';

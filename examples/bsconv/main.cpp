@@ -46,11 +46,17 @@ int main(int argc, char** argv) {
   bsconv_program::add_convert_command(app);
   bsconv_program::add_analyze_command(app);
   bsconv_program::add_replace_command(app);
+  // A second command's name is an argument of the first.
+  app.require_subcommand(0, 1);
   try {
     app.parse(argc, argv);
     if (app.get_subcommands().empty()) {
       std::cerr << "bsconv: a command is required\n" << app.help();
       return ExitCode::usage;
+    }
+    if (!std::cout.flush()) {
+      std::cerr << "bsconv: cannot write to standard output\n";
+      return ExitCode::failure;
     }
     return ExitCode::success;
   } catch (const CLI::ParseError& error) {

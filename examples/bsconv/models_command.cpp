@@ -26,7 +26,7 @@ void list_trained(const std::string& pattern) {
   const auto store = bsconv::ModelStore::find();
   bool any = false;
   for (const auto& card : store.cards()) {
-    if (bsconv::detail::matches(bsconv::detail::lower(pattern), card.name)) {
+    if (bsconv::detail::matches(bsconv::detail::lower(pattern), bsconv::detail::lower(card.name))) {
       any = true;
       std::cout << std::left << std::setw(42) << card.name << std::right << std::fixed
                 << std::setprecision(2) << std::setw(8) << card.top1 << " %" << std::setw(8)

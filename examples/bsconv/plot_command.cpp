@@ -42,6 +42,12 @@ bsconv::plot::Figure make_figure(const PlotFlags& flags) {
 }
 
 void plot(PlotFlags flags) {
+  for (const auto& output : flags.outputs) {
+    if (output.extension() != ".svg" && output.extension() != ".png") {
+      throw UsageError("-o takes names that end in .svg or .png, got '" + output.native() +
+                       "'; runs stand before it");
+    }
+  }
   if (flags.outputs.empty()) {
     const auto& first = flags.inputs.front();
     std::error_code error;

@@ -28,11 +28,19 @@ void predict(const PredictFlags& flags) {
   const auto device = parse_device(flags.device);
   auto trained = load_trained_model(flags.trained, device);
   const auto geometry = test_geometry(trained.info.dataset, input_size(trained.info.architecture));
+  const auto channels = trained.info.in_channels;
+  TORCH_CHECK(channels == 1 || channels == 3, "the model of '", trained.origin,
+              "' takes images of ", channels, " channels; image files have 1 or 3");
   const int64_t top = std::min(flags.top, trained.info.num_classes());
   const torch::NoGradGuard no_grad;
   for (const auto& file : flags.images) {
-    const auto image = bsconv::data::read_image(file, geometry).unsqueeze(0);
-    const auto logits = trained.model->forward(image.to(device, torch::kFloat).div_(255));
+    auto image = bsconv::data::read_image(file, geometry).unsqueeze(0).to(device, torch::kFloat);
+    if (channels == 1) {
+      // ITU-R 601, as PIL and torchvision make gray of color.
+      const auto weights = torch::tensor({0.299F, 0.587F, 0.114F}, image.options());
+      image = (image * weights.view({3, 1, 1})).sum(1, /*keepdim=*/true);
+    }
+    const auto logits = trained.model->forward(image.div_(255));
     const auto [values, classes] = logits.softmax(1).squeeze(0).cpu().topk(top);
     std::cout << file.native() << '\n';
     for (int64_t rank = 0; rank < top; ++rank) {

@@ -58,6 +58,12 @@ void run_profile(const ProfileArguments& arguments) {
   if (arguments.sort == "time" && arguments.timed_runs == 0) {
     throw UsageError("--sort time needs --time RUNS");
   }
+  if (arguments.format == "json" &&
+      (arguments.depth >= 0 || arguments.sort != "tree" || arguments.human_readable)) {
+    throw UsageError(
+        "--format json has all modules in tree order; --depth, --sort and --human are "
+        "for the other formats");
+  }
   const auto shape = input_shape(arguments);
   // As in the published tables: 100 classes for the CIFAR models, 1000 for the others.
   const int64_t classes = arguments.classes != 0             ? arguments.classes

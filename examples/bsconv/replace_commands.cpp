@@ -43,6 +43,7 @@ struct LoadedModel {
   std::string name;
   bsconv::Layer model{nullptr};
   int64_t classes = 0;
+  int64_t in_channels = 3;
   // Of the run; unknown from a weight file.
   std::string dataset;
 };
@@ -57,6 +58,7 @@ LoadedModel load(const LoadedModelArguments& arguments) {
     const auto trained = load_trained_model({arguments.checkpoint, ""}, torch::kCPU);
     loaded.name = trained.info.architecture;
     loaded.classes = trained.info.num_classes();
+    loaded.in_channels = trained.info.in_channels;
     loaded.dataset = trained.info.dataset;
     loaded.model = trained.model;
     return loaded;
@@ -64,7 +66,8 @@ LoadedModel load(const LoadedModelArguments& arguments) {
   const auto file = load_model_weights(arguments.weights);
   loaded.name = arguments.name;
   loaded.classes = bsconv::num_classes_of(file.tensors, arguments.weights.native());
-  loaded.model = make_model(loaded.name, loaded.classes, 3);
+  loaded.in_channels = bsconv::in_channels_of(file.tensors, arguments.weights.native());
+  loaded.model = make_model(loaded.name, loaded.classes, loaded.in_channels);
   bsconv::weights::load_state_dict(*loaded.model, file.tensors);
   loaded.model->eval();
   return loaded;
@@ -96,7 +99,7 @@ struct ReplaceArguments {
   std::string initialization = "svd";
   std::string dataset;
   std::filesystem::path data_root;
-  int64_t calibration_images = 512;
+  int64_t calibration_images = 0;
   int64_t terms = 1;
   double explained_variance = 0.0;
   double min_explained_variance = 0.0;
@@ -115,7 +118,8 @@ std::vector<torch::Tensor> calibration_batches(const ReplaceArguments& arguments
   const auto found = static_cast<int64_t>(images.class_names.size());
   TORCH_CHECK(found == classes, "the model has ", classes, " classes, ", dataset, " has ", found);
   std::vector<torch::Tensor> batches;
-  int64_t left = arguments.calibration_images;
+  constexpr int64_t usual = 512;
+  int64_t left = arguments.calibration_images > 0 ? arguments.calibration_images : usual;
   for (int64_t index = 0; left > 0 && index < images.batches->num_batches(); ++index) {
     const auto batch = images.batches->get(0, index).images;
     batches.push_back(batch.slice(0, 0, std::min(left, batch.size(0))));
@@ -158,6 +162,13 @@ bsconv::ReplacementReport replace_layers(LoadedModel& loaded, const bsconv::Mode
 }
 
 void replace(const ReplaceArguments& arguments) {
+  const bool calibrated = arguments.initialization == "data";
+  if (!calibrated && (!arguments.data_root.empty() || !arguments.dataset.empty() ||
+                      arguments.calibration_images > 0)) {
+    throw UsageError(
+        "--data-root, --dataset and --calibration-images are for --initialization data, got " +
+        arguments.initialization);
+  }
   bsconv::weights::format_of_name(arguments.out);
   auto loaded = load(arguments.trained);
   std::string target = loaded.name;
@@ -178,8 +189,9 @@ void replace(const ReplaceArguments& arguments) {
   const auto report = replace_layers(loaded, name, arguments);
   const auto state = bsconv::weights::state_dict(*loaded.model);
   // Without sums and floors it is what the name's model reads.
-  const bool named =
-      bsconv::weights::compare_state_dict(*make_model(target, loaded.classes, 3), state).empty();
+  const bool named = bsconv::weights::compare_state_dict(
+                         *make_model(target, loaded.classes, loaded.in_channels), state)
+                         .empty();
   std::map<std::string, std::string> metadata = {{"architecture", named ? target : loaded.name}};
   if (!named) {
     metadata["replacement"] = report.to_string(2);
@@ -227,9 +239,8 @@ void add_replace_command(CLI::App& app) {
       ->check(CLI::IsMember(dataset_names()));
   command
       ->add_option("--calibration-images", arguments->calibration_images,
-                   "How many training images to calibrate with")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
+                   "How many training images to calibrate with [512]")
+      ->check(CLI::PositiveNumber);
   command
       ->add_option("--terms", arguments->terms,
                    "How many BSConv layers, added up, a convolution becomes")

@@ -31,11 +31,17 @@ using bsconv::train::Checkpoint;
 
 /// Which operators a step runs on.
 std::string describe_operators(const bsconv::train::TrainOptions& options) {
-  const bool fused = bsconv::fused_training_enabled() && options.device().is_cpu() &&
-                     options.precision() == bsconv::train::Precision::f32;
-  return fused
-             ? std::string("fused (") + bsconv::kernels::find_kernels().name + "), else LibTorch's"
-             : "LibTorch's";
+  const bool on_cpu = options.device().is_cpu();
+  const bool fused =
+      bsconv::fused_training_enabled() &&
+      (on_cpu ? options.precision() == bsconv::train::Precision::f32
+              : bsconv::detail::training_operators(options.device().type()).load() != nullptr);
+  if (!fused) {
+    return "LibTorch's";
+  }
+  return std::string("fused (") +
+         (on_cpu ? bsconv::kernels::find_kernels().name : "compiled for the GPU") +
+         "), else LibTorch's";
 }
 
 /// What is trained on what, printed before the training.

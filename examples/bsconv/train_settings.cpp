@@ -6,6 +6,7 @@
 #include <bsconv/train/settings.hpp>
 #include <bsconv/util/text.hpp>
 #include <bsconv/version.hpp>
+#include <bsconv/zoo.hpp>
 
 #include <algorithm>
 #include <ostream>
@@ -246,17 +247,24 @@ TrainSettings make_settings(const TrainFlags& flags, const std::optional<Checkpo
     apply_machine_settings(settings, flags.resume);
   }
   const auto started_from = settings.weights;
-  if (!flags.config.empty()) {
-    for (const auto& given : read_settings(flags.config)) {
-      apply(settings, given);
-    }
-  }
-  for (const auto& given : flags.settings) {
-    apply(settings, given);
+  auto given = flags.config.empty() ? std::vector<GivenSetting>() : read_settings(flags.config);
+  given.insert(given.end(), flags.settings.begin(), flags.settings.end());
+  for (const auto& setting : given) {
+    apply(settings, setting);
   }
   if (checkpoint) {
     // What a run has started from does not change.
     settings.weights = started_from;
+  } else if (settings.weights != "none" &&
+             std::none_of(given.begin(), given.end(), [](const GivenSetting& setting) {
+               return setting.name == "architecture";
+             })) {
+    const auto metadata = load_model_weights(settings.weights).metadata;
+    const auto known = metadata.find("architecture");
+    settings.architecture = known == metadata.end() ? settings.architecture : known->second;
+  }
+  if (const auto name = bsconv::try_parse_model_name(settings.architecture)) {
+    settings.architecture = name->text;
   }
   check_program_settings(settings);
   settings.options.workers(settings.workers);

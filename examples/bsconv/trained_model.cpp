@@ -65,6 +65,9 @@ TrainedModel load_trained_model(const TrainedModelFlags& flags, torch::Device de
     throw UsageError("give either --checkpoint or --pretrained");
   }
   if (flags.checkpoint.empty()) {
+    if (!averaged) {
+      throw UsageError("--no-ema is for a checkpoint; a trained model has one set of weights");
+    }
     return from_card(flags.pretrained, device);
   }
   const auto path = in_directory(flags.checkpoint, "best.safetensors");

@@ -6,6 +6,7 @@
 #include <torch/library.h>
 #include <torch/types.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstddef>
 #include <iterator>
@@ -26,7 +27,7 @@ struct OperatorCall {
   const std::vector<c10::IValue>& inputs;
   /// Its results.
   const std::vector<c10::IValue>& outputs;
-  /// How long it took, in seconds on the calling thread.
+  /// How long it took, in seconds on the calling thread; see `OperatorObserver::settle`.
   double seconds;
 };
 
@@ -53,11 +54,23 @@ class OperatorObserver {
     return std::nullopt;
   }
 
+  /// Is called right before an operator's time starts and right before it ends. An observer that
+  /// wants the time of a device waits for it here.
+  virtual void settle(const std::vector<c10::IValue>& inputs) { (void)inputs; }
+
   /// An operator has run.
   virtual void ran(const OperatorCall& call) = 0;
 };
 
 namespace detail {
+
+/// Whether a result of `op` may be a view of an argument.
+inline bool returns_view(const c10::OperatorHandle& op) {
+  const auto& returns = op.schema().returns();
+  return std::any_of(returns.begin(), returns.end(), [](const c10::Argument& result) {
+    return result.alias_info() != nullptr && !result.alias_info()->isWrite();
+  });
+}
 
 /// The dispatch key that intercepts operators while it is switched on for a thread. It lies above
 /// all others, `graft_key` included. PyTorch documents it for tests of modes and registers
@@ -94,11 +107,13 @@ inline void observe_operator(const c10::OperatorHandle& op, c10::DispatchKeySet 
     op.redispatchBoxed(below, stack);
     return;
   }
+  observer->settle(inputs);
   const auto start = std::chrono::steady_clock::now();
   {
     const c10::impl::ExcludeDispatchKeyGuard guard(capture_key);
     op.redispatchBoxed(below, stack);
   }
+  observer->settle(inputs);
   const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
   const auto results = torch::jit::last(*stack, op.schema().returns().size());
   const std::vector<c10::IValue> outputs(results.begin(), results.end());

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <torch/types.h>
+#include <bsconv/capture/operator_capture.hpp>
 #include <bsconv/infer/executable.hpp>
 #include <bsconv/infer/graph.hpp>
 #include <bsconv/infer/memory.hpp>
@@ -285,7 +286,8 @@ class Plan : public Executable {
 
   void run_operator(const Node& node, const Context& context, std::vector<torch::Tensor>& tensors,
                     int64_t images) const {
-    const bool views = makes_views(*node.op);
+    // What only changes a shape can't look at images with channels last.
+    const bool views = bsconv::detail::returns_view(*node.op);
     infer::run_operator(
         node,
         [&](std::size_t value, bool written) {

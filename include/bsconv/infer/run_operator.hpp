@@ -34,17 +34,6 @@ inline void put_tensor(c10::IValue& place, int64_t at, const torch::Tensor& tens
 
 }  // namespace detail
 
-/// Whether a result of `op` may be a view of an argument, which then must lie in memory as LibTorch
-/// had it: one that only changes the shape can't look at images with channels last.
-inline bool makes_views(const c10::OperatorHandle& op) {
-  for (const auto& result : op.schema().returns()) {
-    if (result.alias_info() != nullptr && !result.alias_info()->isWrite()) {
-      return true;
-    }
-  }
-  return false;
-}
-
 /// Runs the operator of `node`: `get(value, written)` gives the tensor of a value, which the
 /// operator changes if `written`, and `take(value, tensor)` gets those that it makes.
 template <class Get, class Take>

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <filesystem>
 #include <string>
@@ -28,11 +29,41 @@ inline std::vector<std::pair<double, double>> points_of(const CsvTable& table, c
   return points;
 }
 
+/// What runs are called: the last parts of their folders' names, as many as tell them apart.
+inline std::vector<std::string> run_names(const std::vector<std::filesystem::path>& files) {
+  std::vector<std::filesystem::path> rests;
+  std::vector<std::string> names(files.size());
+  for (const auto& file : files) {
+    const auto whole = std::filesystem::absolute(file).lexically_normal();
+    rests.push_back(file.filename() == "metrics.csv" ? whole.parent_path()
+                                                     : whole.parent_path() / file.stem());
+  }
+  const auto is_unique = [&names](const std::string& name) {
+    return std::count(names.begin(), names.end(), name) == 1;
+  };
+  // The same file may be given twice.
+  for (bool longer = true; longer && !std::all_of(names.begin(), names.end(), is_unique);) {
+    longer = false;
+    const auto before = names;
+    for (std::size_t i = 0; i < names.size(); ++i) {
+      const auto part = rests[i].filename().native();
+      if (!part.empty() &&
+          (before[i].empty() || std::count(before.begin(), before.end(), before[i]) > 1)) {
+        names[i] = before[i].empty() ? part : part + "/" + before[i];
+        rests[i] = rests[i].parent_path();
+        longer = true;
+      }
+    }
+  }
+  return names;
+}
+
 }  // namespace detail
 
 /// Accuracy and loss of one or more runs over the epochs, from their `metrics.csv`: a color a run,
 /// training dashed, test drawn through. `runs` are folders or CSV files; a run is called by its
-/// folder. Throws `c10::Error` that names the file if one can't be read.
+/// folder, with the ones above it where names repeat. Throws `c10::Error` that names the file if
+/// one can't be read.
 inline Figure training_curves(const std::vector<std::filesystem::path>& runs) {
   TORCH_CHECK_VALUE(!runs.empty(), "there is no run to draw");
   Figure figure;
@@ -45,20 +76,17 @@ inline Figure training_curves(const std::vector<std::filesystem::path>& runs) {
   loss.y_label = "loss";
   loss.from_zero = true;
   accuracy.x_label = loss.x_label = "epoch";
-  for (std::size_t i = 0; i < runs.size(); ++i) {
-    auto file = runs[i];
-    if (std::filesystem::is_directory(file)) {
-      file /= "metrics.csv";
-    }
-    const auto table = CsvTable::read(file);
-    auto name = std::filesystem::absolute(file).lexically_normal().parent_path().filename();
-    if (file.filename() != "metrics.csv") {
-      name = file.stem();
-    }
+  std::vector<std::filesystem::path> files;
+  for (const auto& run : runs) {
+    files.push_back(std::filesystem::is_directory(run) ? run / "metrics.csv" : run);
+  }
+  const auto names = detail::run_names(files);
+  for (std::size_t i = 0; i < files.size(); ++i) {
+    const auto table = CsvTable::read(files[i]);
     for (const bool test : {false, true}) {
       const std::string split = test ? "test" : "train";
       Series series;
-      series.label = name.native() + ", " + split;
+      series.label = names[i] + ", " + split;
       series.color = i;
       series.dashed = !test;
       series.points = detail::points_of(table, "epoch", split + "_top1", 100);

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <iterator>
 #include <limits>
 #include <string>
 #include <utility>
@@ -106,25 +107,21 @@ inline void draw_series(Canvas& canvas, const Series& series, const Panel& panel
   };
   canvas.color(series_color(series.color));
   canvas.pen(1.8, series.dashed);
-  bool begin = true;
-  for (const auto& point : series.points) {
-    if (series.line && is_drawn(point, panel.log_x)) {
-      const auto [px, py] = place(point);
-      canvas.path_to(px, py, begin);
-      begin = false;
-    }
+  std::vector<std::pair<double, double>> drawn;
+  std::copy_if(series.points.begin(), series.points.end(), std::back_inserter(drawn),
+               [&panel](const auto& point) { return is_drawn(point, panel.log_x); });
+  for (std::size_t i = 0; series.line && i < drawn.size(); ++i) {
+    const auto [px, py] = place(drawn[i]);
+    canvas.path_to(px, py, /*begin=*/i == 0);
   }
   canvas.stroke();
-  for (const auto& point : series.points) {
-    if (is_drawn(point, panel.log_x)) {
-      const auto [px, py] = place(point);
-      canvas.marker(series.marker, px, py, marker_size(series.marker));
-    }
+  for (const auto& point : drawn) {
+    const auto [px, py] = place(point);
+    canvas.marker(series.marker, px, py, marker_size(series.marker));
   }
   // A line of one point would not be seen.
-  if (series.marker == Marker::none && series.points.size() == 1 &&
-      is_drawn(series.points[0], panel.log_x)) {
-    const auto [px, py] = place(series.points[0]);
+  if (series.marker == Marker::none && drawn.size() == 1) {
+    const auto [px, py] = place(drawn[0]);
     canvas.marker(Marker::circle, px, py, 5);
   }
 }

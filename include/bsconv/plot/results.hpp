@@ -126,6 +126,10 @@ inline Figure accuracy_by_cost(const std::filesystem::path& path, const std::str
       series.color = one ? signs[i].second : signs[i].first;
       series.marker = markers[signs[i].second % std::size(markers)];
       series.dashed = !one && signs[i].second == 0;
+      // NaNs have no place in an order.
+      std::erase_if(series.points, [](const auto& point) {
+        return std::isnan(point.first) || std::isnan(point.second);
+      });
       std::sort(series.points.begin(), series.points.end());
     }
   }

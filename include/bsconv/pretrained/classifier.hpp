@@ -20,6 +20,15 @@ inline int64_t num_classes_of(const weights::StateDict& state, const std::string
   return bias->size(0);
 }
 
+/// How many channels the images of a model of the zoo with the weights `state` have: the length of
+/// what normalizes them. Throws `c10::Error` that begins with `origin` if there is none.
+inline int64_t in_channels_of(const weights::StateDict& state, const std::string& origin) {
+  const auto* mean = state.find("backbone.data_bn.running_mean");
+  TORCH_CHECK(mean != nullptr && mean->dim() == 1, origin,
+              ": there is no 'backbone.data_bn.running_mean' to tell the number of channels from");
+  return mean->size(0);
+}
+
 /// Puts the classifier of `model`, one of the zoo, in the place of that in `state`, so that weights
 /// for other classes can be loaded into the model.
 inline void keep_classifier(const torch::nn::Module& model, weights::StateDict& state) {

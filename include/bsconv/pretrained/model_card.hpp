@@ -42,7 +42,7 @@ struct ModelCard {
   double top5 = 0;
   /// How many parameters it has.
   int64_t parameters = 0;
-  /// Multiply-adds of one image, by the reference's convention (`FlopConvention::reference`).
+  /// Multiply-adds of one image, by the reference's convention (`Convention::reference`).
   int64_t flops = 0;
   /// What it was trained on, in words.
   std::string hardware;

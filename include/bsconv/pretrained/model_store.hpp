@@ -38,9 +38,10 @@ class ModelStore {
               [](const ModelCard& a, const ModelCard& b) { return a.name < b.name; });
   }
 
-  /// The folder that comes with the library: the first that exists of the environment variable
-  /// BSCONV_MODELS, `../share/bsconv/models` beside the running program, and the one that the CMake
-  /// component `pretrained` knows. Throws `c10::Error` with all of these if there is none.
+  /// The folder that comes with the library: the one that the environment variable BSCONV_MODELS
+  /// names, otherwise the first that exists of `../share/bsconv/models` beside the running program
+  /// and the one that the CMake component `pretrained` knows. Throws `c10::Error` with all of these
+  /// if there is none.
   static ModelStore find() {
     std::vector<std::filesystem::path> places;
     // NOLINTNEXTLINE(concurrency-mt-unsafe): nothing here changes the environment.
@@ -80,7 +81,7 @@ class ModelStore {
     const auto key = detail::lower(name);
     std::vector<std::string> names;
     for (const auto& card : cards_) {
-      if (card.name == key || card.architecture == key) {
+      if (detail::lower(card.name) == key || detail::lower(card.architecture) == key) {
         return card;
       }
       names.push_back(card.name);

@@ -38,13 +38,6 @@ inline std::string base_name(const c10::OperatorHandle& op) {
   return name;
 }
 
-/// Whether an operator only looks at its input's memory in another way.
-inline bool is_view(const c10::OperatorHandle& op) {
-  const auto& returns = op.schema().returns();
-  return !returns.empty() && returns[0].alias_info() != nullptr &&
-         !returns[0].alias_info()->isWrite();
-}
-
 /// The multiply-adds of one operator, or nothing if its cost is not known.
 class CostModel {
  public:
@@ -65,7 +58,7 @@ class CostModel {
     if (counted_by_reference(name)) {
       return reference_cost(name, call);
     }
-    if (is_view(call.op) || movements().count(name) != 0) {
+    if (returns_view(call.op) || movements().count(name) != 0) {
       return 0;
     }
     if (convention_ == Convention::reference) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <c10/core/StorageImpl.h>
+#include <torch/cuda.h>
 #include <torch/nn/module.h>
 #include <torch/nn/modules/conv.h>
 #include <torch/nn/pimpl.h>
@@ -116,6 +117,16 @@ class ProfileObserver : public OperatorObserver, public CallObserver {
            op.hasKernelForDispatchKey(c10::DispatchKey::CompositeImplicitAutograd);
   }
 
+  // Work on a GPU goes on behind the thread that asked for it.
+  void settle(const std::vector<c10::IValue>& inputs) override {
+    for (const auto& input : inputs) {
+      if (timed_ && input.isTensor() && input.toTensor().is_cuda()) {
+        torch::cuda::synchronize(input.toTensor().get_device());
+        return;
+      }
+    }
+  }
+
   void ran(const OperatorCall& call) override {
     const std::size_t owner = find_owner(call);
     if (timed_) {
@@ -212,9 +223,10 @@ class ProfileObserver : public OperatorObserver, public CallObserver {
   std::size_t find_owner(const OperatorCall& call) {
     for (const auto& input : call.inputs) {
       if (const std::size_t owner = owner_of(input); owner != none) {
-        if (is_view(call.op)) {
-          views_.push_back(call.outputs[0].toTensor());
-          owners_.emplace(views_.back().unsafeGetTensorImpl(), owner);
+        if (returns_view(call.op)) {
+          for (const auto& output : call.outputs) {
+            note_views(output, owner);
+          }
         }
         caller_ = none;
         return cursor_ = owner;
@@ -229,6 +241,17 @@ class ProfileObserver : public OperatorObserver, public CallObserver {
       return cursor_ = leaf;
     }
     return caller_ != none ? caller_ : around(cursor_);
+  }
+
+  // What an operator such as a split makes of a parameter belongs to its module.
+  void note_views(const c10::IValue& output, std::size_t owner) {
+    const auto tensors = output.isTensor()       ? std::vector<torch::Tensor>{output.toTensor()}
+                         : output.isTensorList() ? output.toTensorVector()
+                                                 : std::vector<torch::Tensor>();
+    for (const auto& tensor : tensors) {
+      views_.push_back(tensor);
+      owners_.emplace(tensor.unsafeGetTensorImpl(), owner);
+    }
   }
 
   // The module that a parameter, a buffer or a view of one belongs to.

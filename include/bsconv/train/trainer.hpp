@@ -19,7 +19,6 @@
 #include <torch/types.h>
 
 #include <bsconv/data/batch_source.hpp>
-#include <bsconv/data/class_names.hpp>
 #include <bsconv/data/every_nth_batch.hpp>
 #include <bsconv/data/prefetch.hpp>
 #include <bsconv/data/shard.hpp>
@@ -34,8 +33,9 @@
 #include <bsconv/train/metrics.hpp>
 #include <bsconv/train/observer.hpp>
 #include <bsconv/train/options.hpp>
+#include <bsconv/train/processes.hpp>
+#include <bsconv/train/resume_check.hpp>
 #include <bsconv/train/schedule.hpp>
-#include <bsconv/weights/state_dict.hpp>
 
 namespace bsconv::train {
 
@@ -98,12 +98,12 @@ class Trainer {
   /// files. Metrics are those of all processes, and tests are shared among them.
   Trainer& communicator(std::shared_ptr<Communicator> communicator) {
     TORCH_CHECK(communicator != nullptr, "the communicator is null");
-    communicator_ = std::move(communicator);
-    if (communicator_->rank() != 0) {
+    processes_ = Processes(communicator);
+    if (communicator->rank() != 0) {
       options_.output_dir({});
       folder_ = CheckpointFolder({}, options_.keep_checkpoints());
     }
-    learner_.use(communicator_);
+    learner_.use(std::move(communicator));
     return *this;
   }
 
@@ -151,7 +151,7 @@ class Trainer {
   /// checkpoint, or if the folder cannot be written, before any training.
   FitResult fit(const data::BatchSource& train, const data::BatchSource& test) {
     folder_.prepare(info_);
-    const auto shard = own_shard();
+    const auto shard = processes_.own_shard();
     TORCH_CHECK(train.shard() == shard, "the training images are shard ", train.shard().index,
                 " of ", train.shard().count, ", but this is process ", shard.index, " of ",
                 shard.count, "; set LoaderOptions::shard");
@@ -186,7 +186,7 @@ class Trainer {
       }
     }
     // Who starts several processes may end all as soon as one has ended.
-    any_process(false);
+    processes_.meet();
     const bool early = epoch_ < options_.epochs() && out_of_patience();
     return {history_, best_accuracy(), epoch_ < options_.epochs() && !early, early};
   }
@@ -211,7 +211,7 @@ class Trainer {
   /// listing every tensor that differs, or if it stands in the middle of an epoch with other
   /// batches. `path` is where it was read, for messages.
   void resume(const Checkpoint& checkpoint, const std::filesystem::path& path = {}) {
-    check_resumable(checkpoint);
+    check_resumable(checkpoint, learner_.module(), info_, options_);
     const auto generators = generator_states(options_.device());
     try {
       load_generator_states(checkpoint.generators, options_.device());
@@ -266,7 +266,7 @@ class Trainer {
   TestResult evaluate_at(const data::BatchSource& source, const Position& position) {
     learner_.synchronize();
     const EmaScope average(learner_.module(), learner_.ema());
-    const data::EveryNthBatch part(source, own_shard());
+    const data::EveryNthBatch part(source, processes_.own_shard());
     int64_t batches = 0;
     TestResult result;
     result.sums = train::evaluate(learner_.module(), learner_.forward(), part,
@@ -282,52 +282,13 @@ class Trainer {
                                         return stop_ && stop_();
                                       }),
                                   observers_, position);
-    sum(result.sums);
-    result.complete = !any_process(batches < part.num_batches());
+    processes_.sum(result.sums);
+    result.complete = !processes_.any(batches < part.num_batches());
     return result;
   }
 
-  /// What this process works on.
-  data::Shard own_shard() const {
-    return communicator_ != nullptr ? communicator_->shard() : data::Shard();
-  }
-
-  /// Adds what other processes have.
-  void sum(MetricSums& sums) {
-    if (communicator_ == nullptr) {
-      return;
-    }
-    auto values = torch::tensor(
-        {sums.loss, sums.cross_entropy, sums.regularization, static_cast<double>(sums.correct),
-         static_cast<double>(sums.examples), static_cast<double>(sums.correct_top5),
-         static_cast<double>(sums.examples_top5), sums.distillation,
-         static_cast<double>(sums.examples_distilled)},
-        torch::kDouble);
-    communicator_->sum(values);
-    const auto* value = values.const_data_ptr<double>();
-    sums = {value[0],
-            value[1],
-            value[2],
-            std::llround(value[3]),
-            std::llround(value[4]),
-            std::llround(value[5]),
-            std::llround(value[6]),
-            value[7],
-            std::llround(value[8])};
-  }
-
-  /// Whether `here` holds in any process; waits for all.
-  bool any_process(bool here) {
-    if (communicator_ == nullptr) {
-      return here;
-    }
-    auto votes = torch::full({1}, here ? 1.0 : 0.0, torch::kDouble);
-    communicator_->sum(votes);
-    return votes.item<double>() > 0;
-  }
-
   /// Whether this process, or another, was asked to stop.
-  bool is_stopped() { return any_process(stop_ && stop_()); }
+  bool is_stopped() { return processes_.any(stop_ && stop_()); }
 
   bool is_tested(int64_t epoch) const {
     return epoch % options_.eval_every() == 0 || epoch == options_.epochs();
@@ -407,7 +368,7 @@ class Trainer {
       ++step;
       MetricSums sums;
       sums.add(fetched[i], pending[i].examples);
-      sum(sums);
+      processes_.sum(sums);
       const auto metrics = sums.mean();
       TORCH_CHECK(std::isfinite(metrics.loss), "the loss is not finite at step ", step,
                   " of epoch ", epoch_ + 1, ": ", unsigned_nan(metrics.loss), " (cross entropy ",
@@ -472,36 +433,6 @@ class Trainer {
     }
   }
 
-  void check_resumable(const Checkpoint& checkpoint) const {
-    const auto difference = weights::compare_state_dict(learner_.module(), checkpoint.model);
-    const bool same_name = info_.architecture.empty() || checkpoint.info.architecture.empty() ||
-                           info_.architecture == checkpoint.info.architecture;
-    TORCH_CHECK(difference.empty() && same_name, "cannot resume: the checkpoint is of '",
-                checkpoint.info.architecture, "', the model is '", info_.architecture, "'",
-                difference.empty() ? "" : "; these tensors differ:\n", difference.to_string());
-    TORCH_CHECK(info_.dataset.empty() || checkpoint.info.dataset.empty() ||
-                    info_.dataset == checkpoint.info.dataset,
-                "cannot resume: the checkpoint was trained on '", checkpoint.info.dataset,
-                "', not on '", info_.dataset, "'");
-    if (!info_.class_names.empty() && !checkpoint.info.class_names.empty()) {
-      const auto classes = data::class_difference(checkpoint.info.class_names, info_.class_names);
-      TORCH_CHECK(classes.empty(), "cannot resume: in the checkpoint ", classes);
-    }
-    const auto& saved = checkpoint.options;
-    TORCH_CHECK(saved.optimizer() == options_.optimizer(),
-                "cannot resume: the checkpoint's optimizer is ", to_string(saved.optimizer()),
-                ", the trainer's ", to_string(options_.optimizer()));
-    TORCH_CHECK(checkpoint.step == 0 || (saved.batch_size() == options_.batch_size() &&
-                                         saved.seed() == options_.seed()),
-                "cannot resume in the middle of an epoch with another batch size or seed: the ",
-                "checkpoint has batch size ", saved.batch_size(), " and seed ", saved.seed(),
-                ", the trainer ", options_.batch_size(), " and ", options_.seed());
-    TORCH_CHECK(checkpoint.step == 0 || saved.accumulate() == options_.accumulate(),
-                "cannot resume in the middle of an epoch when another number of batches is "
-                "accumulated: the checkpoint has ",
-                saved.accumulate(), ", the trainer ", options_.accumulate());
-  }
-
   TrainOptions options_;
   Schedule schedule_;
   Learner learner_;
@@ -509,7 +440,7 @@ class Trainer {
   RunInfo info_;
   Observers observers_;
   std::function<bool()> stop_;
-  std::shared_ptr<Communicator> communicator_;
+  Processes processes_;
   int64_t epoch_ = 0;
   int64_t step_ = 0;
   /// Batches in an epoch, as soon as they are known.

@@ -94,12 +94,10 @@ class AtomicFile {
       if (descriptor_ < 0) {
         fail(errno);
       }
-      if (::flock(descriptor_, LOCK_EX | LOCK_NB) != 0) {
-        const int reason = errno;
+      // Some network file systems have no locks; the renaming doesn't need them.
+      if (::flock(descriptor_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
         ::close(std::exchange(descriptor_, -1));
-        TORCH_CHECK(reason != EWOULDBLOCK, "cannot write '", path_.native(),
-                    "': another process is writing it");
-        fail(reason);
+        TORCH_CHECK(false, "cannot write '", path_.native(), "': another process is writing it");
       }
       // The file may have been renamed by its previous writer between open and flock.
       struct stat opened {};

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: BSD-3-Clause-Clear
+#pragma once
+
+#include <cmath>
+#include <memory>
+#include <utility>
+
+#include <torch/types.h>
+
+#include <bsconv/data/shard.hpp>
+#include <bsconv/train/communicator.hpp>
+#include <bsconv/train/metrics.hpp>
+
+namespace bsconv::train {
+
+/// The processes that train together: those of a `Communicator`, or this one alone. Every process
+/// calls the same functions in the same order.
+class Processes {
+ public:
+  /// This one alone.
+  Processes() = default;
+
+  /// Those of `communicator`, which is not null.
+  explicit Processes(std::shared_ptr<Communicator> communicator)
+      : communicator_(std::move(communicator)) {}
+
+  /// What this process works on.
+  data::Shard own_shard() const {
+    return communicator_ != nullptr ? communicator_->shard() : data::Shard();
+  }
+
+  /// Adds what the others have.
+  void sum(MetricSums& sums) const {
+    if (communicator_ == nullptr) {
+      return;
+    }
+    auto values = torch::tensor(
+        {sums.loss, sums.cross_entropy, sums.regularization, static_cast<double>(sums.correct),
+         static_cast<double>(sums.examples), static_cast<double>(sums.correct_top5),
+         static_cast<double>(sums.examples_top5), sums.distillation,
+         static_cast<double>(sums.examples_distilled)},
+        torch::kDouble);
+    communicator_->sum(values);
+    const auto* value = values.const_data_ptr<double>();
+    sums = {value[0],
+            value[1],
+            value[2],
+            std::llround(value[3]),
+            std::llround(value[4]),
+            std::llround(value[5]),
+            std::llround(value[6]),
+            value[7],
+            std::llround(value[8])};
+  }
+
+  /// Whether `here` holds in any of them; waits for all.
+  bool any(bool here) const {
+    if (communicator_ == nullptr) {
+      return here;
+    }
+    auto votes = torch::full({1}, here ? 1.0 : 0.0, torch::kDouble);
+    communicator_->sum(votes);
+    return votes.item<double>() > 0;
+  }
+
+  /// Waits for all.
+  void meet() const { static_cast<void>(any(false)); }
+
+ private:
+  std::shared_ptr<Communicator> communicator_;
+};
+
+}  // namespace bsconv::train

@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: BSD-3-Clause-Clear
+// What the real program says of models: their cost, what they are worth, what they see.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <bsconv/data/digits.hpp>
+#include <bsconv/plot/csv_table.hpp>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdlib>
+#include <filesystem>
+#include <iomanip>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "support/process.hpp"
+#include "test_files.hpp"
+
+// Tests are compiled several files at a time.
+namespace cli_models_test {
+namespace {
+
+using bsconv_test::Environment;
+using bsconv_test::Process;
+using bsconv_test::read_file;
+using bsconv_test::Result;
+using bsconv_test::run;
+using bsconv_test::TemporaryDirectory;
+using bsconv_test::write_file;
+using testing::HasSubstr;
+using testing::Not;
+
+class CliModels : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (bsconv_test::program().empty()) {
+      GTEST_SKIP() << "BSCONV_PROGRAM does not name the program";
+    }
+  }
+  std::string path(const std::string& name) const { return (directory / name).native(); }
+
+  static Result run_with(const Environment& environment, std::vector<std::string> arguments) {
+    return Process(std::move(arguments), environment).wait();
+  }
+
+  const TemporaryDirectory directory;
+};
+
+TEST_F(CliModels, ProfilesByNameAndShape) {
+  const auto cost = [](std::vector<std::string> arguments) {
+    arguments.insert(arguments.begin(), {"profile", "--format", "json"});
+    const auto result = run(std::move(arguments));
+    EXPECT_EQ(result.code, 0) << result.output;
+    const auto json = nlohmann::json::parse(result.output);
+    return std::pair(json.at("params").get<int64_t>(), json.at("flops").get<int64_t>());
+  };
+  EXPECT_EQ(cost({"cifar_resnet20_bsconvu"}), std::pair(int64_t{46570}, int64_t{7856484}));
+  const auto ten = cost({"cifar_resnet20_bsconvu", "--classes", "10"});
+  EXPECT_EQ(ten, std::pair(int64_t{46570 - 90 * 65}, int64_t{7856484 - 90 * 65}));
+  const auto batch = cost({"cifar_resnet20_bsconvu", "--input", "4x3x32x32"});
+  EXPECT_EQ(batch.second, 4 * int64_t{7856484});
+  EXPECT_LT(cost({"cifar_resnet20_bsconvu", "--input", "1x32x32"}).first, 46570);
+  EXPECT_GT(cost({"cifar_resnet20_bsconvu", "--convention", "complete"}).second, 7856484);
+
+  const auto table = run({"profile", "cifar_resnet20_bsconvu", "--depth", "1", "--sort", "params"});
+  EXPECT_THAT(table.output, HasSubstr("46,570"));
+  EXPECT_THAT(table.output, Not(HasSubstr("unit1")));
+  EXPECT_LT(table.output.find("backbone"), table.output.find("classifier"));
+  EXPECT_THAT(run({"profile", "cifar_resnet20", "--format", "markdown"}).output, HasSubstr("| "));
+  const auto csv = run({"profile", "cifar_resnet20", "--format", "csv", "--time", "1"}).output;
+  EXPECT_GT(std::count(csv.begin(), csv.end(), '\n'), 50);
+}
+
+TEST_F(CliModels, KnowsDigits) {
+  const auto digits = bsconv::data::digits(bsconv::data::Split::test);
+  std::vector<std::string> arguments = {"predict", "--model", "CIFAR_ResNet20_BSConvU.Digits",
+                                        "--top", "1"};
+  constexpr int64_t count = 20;
+  for (int64_t i = 0; i < count; ++i) {
+    const auto pixels = digits.images()[i][0].contiguous();
+    const auto file = path(std::to_string(i) + ".pgm");
+    write_file(file, "P5 " + std::to_string(pixels.size(1)) + " " + std::to_string(pixels.size(0)) +
+                         " 255\n" +
+                         std::string(reinterpret_cast<const char*>(pixels.const_data_ptr()),
+                                     static_cast<std::size_t>(pixels.numel())));
+    arguments.push_back(file);
+  }
+  const auto result = run(arguments);
+  ASSERT_EQ(result.code, 0) << result.output;
+  std::istringstream lines(result.output);
+  int64_t right = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    std::string file;
+    std::string answer;
+    std::getline(lines, file);
+    std::getline(lines, answer);
+    const auto label = static_cast<std::size_t>(digits.labels()[i].item<int64_t>());
+    const auto& name = digits.class_names()[label];
+    right += answer.size() > name.size() && answer.substr(answer.size() - name.size()) == name;
+  }
+  EXPECT_GE(right, 18) << result.output;
+
+  const auto evaluated = run({"evaluate", "--pretrained", "cifar_resnet20_bsconvu.digits"});
+  EXPECT_EQ(evaluated.code, 0) << evaluated.output;
+  EXPECT_THAT(evaluated.output, HasSubstr("top-1 98.61 %"));
+  EXPECT_EQ(run({"evaluate", "--pretrained", "cifar_resnet20_bsconvu.digits", "--no-ema"}).code, 2);
+}
+
+TEST_F(CliModels, MakesATrainedModelOfARun) {
+  const std::string tiny = "cifar_mobilenetv1_w1d4_bsconvu";
+  const auto trained = run({"train", "--architecture", "CIFAR_MobileNetV1_w1d4_BSConvU", "--epochs",
+                            "2", "--learning-rate", "0.05", "--seed", "3", "--out", path("run")});
+  ASSERT_EQ(trained.code, 0) << trained.output;
+  std::filesystem::create_directory(directory / "models");
+  write_file(directory / "results.csv",
+             "dataset,model,accuracy_top1\ndigits," + tiny + ",97\ndigits,cifar_resnet20,98\n");
+  const auto packaged =
+      run({"package", "--checkpoint", path("run"), "--out", path("models"), "--tag", "V2",
+           "--hardware", "a machine", "--commit", "abc", "--results", path("results.csv")});
+  ASSERT_EQ(packaged.code, 0) << packaged.output;
+  EXPECT_THAT(packaged.output, HasSubstr("1 lines of '"));
+
+  const auto metrics = bsconv::plot::CsvTable::read(directory / "run/metrics.csv");
+  EXPECT_EQ(read_file(directory / "run/metrics.csv"),
+            read_file(directory / ("models/" + tiny + ".V2.csv")));
+  const double top1 = 100 * metrics.numbers("test_top1").back();
+  const auto card = nlohmann::json::parse(read_file(directory / ("models/" + tiny + ".V2.json")));
+  EXPECT_NEAR(card.at("top1").get<double>(), top1, 1e-6);
+  EXPECT_EQ(card.at("hardware"), "a machine");
+  EXPECT_EQ(card.at("settings").at("seed"), "3");
+  EXPECT_EQ(card.at("epoch"), 2);
+  const auto results = bsconv::plot::CsvTable::read(directory / "results.csv");
+  EXPECT_NEAR(results.numbers("our_top1")[0], top1, 1e-3);
+  EXPECT_EQ(results.texts("our_top1")[1], "");
+
+  const Environment here = {{"BSCONV_MODELS", path("models")}};
+  std::ostringstream accuracy;
+  accuracy << std::fixed << std::setprecision(2) << top1 << " %";
+  const auto listed = run_with(here, {"models", "--pretrained", "*v2"});
+  EXPECT_THAT(listed.output, HasSubstr(tiny + ".V2"));
+  EXPECT_THAT(listed.output, HasSubstr(accuracy.str()));
+  for (const auto& name : {tiny, tiny + ".V2", tiny + ".v2"}) {
+    const auto evaluated = run_with(here, {"evaluate", "--pretrained", name});
+    EXPECT_EQ(evaluated.code, 0) << evaluated.output;
+    EXPECT_THAT(evaluated.output, HasSubstr(tiny + ", epoch 2, on 359 test images of digits"));
+    EXPECT_THAT(evaluated.output, HasSubstr("top-1 " + accuracy.str()));
+  }
+}
+
+TEST_F(CliModels, SaysWhenItsOutputGoesNowhere) {
+  const auto status = std::system(
+      ("'" + bsconv_test::program() + "' models 2>'" + path("error") + "' >/dev/full").c_str());
+  EXPECT_EQ(WEXITSTATUS(status), 1);
+  EXPECT_THAT(read_file(directory / "error"), HasSubstr("cannot write to standard output"));
+}
+
+TEST_F(CliModels, AnArgumentIsNoSecondCommand) {
+  const Process process({"bench", "cifar_resnet20_bsconvu", "train"});
+  const auto result = process.wait();
+  EXPECT_EQ(result.code, 2);
+  EXPECT_THAT(result.output, HasSubstr("'train'"));
+  EXPECT_FALSE(std::filesystem::exists(process.directory() / "runs"));
+}
+
+TEST_F(CliModels, OptionsThatWouldDoNothingAreRefused) {
+  const struct {
+    std::vector<std::string> arguments;
+    std::string message;
+  } cases[] = {
+      {{"profile", "cifar_resnet20", "--format", "json", "--depth", "1"}, "for the other formats"},
+      {{"bench", "cifar_resnet20", "--steps", "--format", "json"}, "--steps is for"},
+      {{"plot", "-o", path("a.svg"), "runs/a", "runs/b"}, "got 'runs/a'; runs stand before it"},
+      {{"replace", "cifar_resnet20", "--weights", "x", "--by", "bsconvu", "--data-root", "y",
+        "--out", path("a.pth")},
+       "are for --initialization data, got svd"},
+  };
+  for (const auto& item : cases) {
+    const auto result = run(item.arguments);
+    EXPECT_EQ(result.code, 2) << result.output;
+    EXPECT_THAT(result.output, HasSubstr(item.message));
+  }
+}
+
+}  // namespace
+}  // namespace cli_models_test
