@@ -28,25 +28,15 @@ using bsconv_test::Process;
 using bsconv_test::read_file;
 using bsconv_test::Result;
 using bsconv_test::run;
-using bsconv_test::TemporaryDirectory;
 using bsconv_test::write_file;
 using testing::HasSubstr;
 using testing::Not;
 
-class CliModels : public testing::Test {
+class CliModels : public bsconv_test::ProgramTest {
  protected:
-  void SetUp() override {
-    if (bsconv_test::program().empty()) {
-      GTEST_SKIP() << "BSCONV_PROGRAM does not name the program";
-    }
-  }
-  std::string path(const std::string& name) const { return (directory / name).native(); }
-
   static Result run_with(const Environment& environment, std::vector<std::string> arguments) {
     return Process(std::move(arguments), environment).wait();
   }
-
-  const TemporaryDirectory directory;
 };
 
 TEST_F(CliModels, ProfilesByNameAndShape) {

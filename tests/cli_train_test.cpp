@@ -32,22 +32,11 @@ using bsconv::train::load_checkpoint;
 using bsconv_test::Process;
 using bsconv_test::read_file;
 using bsconv_test::run;
-using bsconv_test::TemporaryDirectory;
 using bsconv_test::write_file;
 using testing::HasSubstr;
 using testing::Not;
 
-class CliTrain : public testing::Test {
- protected:
-  void SetUp() override {
-    if (bsconv_test::program().empty()) {
-      GTEST_SKIP() << "BSCONV_PROGRAM does not name the program";
-    }
-  }
-  std::string path(const char* name) const { return (directory / name).native(); }
-
-  const TemporaryDirectory directory;
-};
+class CliTrain : public bsconv_test::ProgramTest {};
 
 const std::string tiny = "cifar_mobilenetv1_w1d4_bsconvu";
 

@@ -43,7 +43,6 @@ using bsconv_test::error_of;
 using bsconv_test::Process;
 using bsconv_test::program;
 using bsconv_test::Result;
-using bsconv_test::TemporaryDirectory;
 using testing::HasSubstr;
 using testing::Not;
 
@@ -315,14 +314,8 @@ TEST(Distributed, TheEnvironmentTellsWhoAProcessIs) {
 }
 
 /// Runs `bsconv train` as several processes.
-class DistributedTraining : public testing::Test {
+class DistributedTraining : public bsconv_test::ProgramTest {
  protected:
-  void SetUp() override {
-    if (program().empty()) {
-      GTEST_SKIP() << "BSCONV_PROGRAM does not name the program";
-    }
-  }
-
   static std::vector<std::unique_ptr<Process>> start(int64_t world_size,
                                                      const std::vector<std::string>& flags) {
     const auto port = std::to_string(free_port());
@@ -353,14 +346,12 @@ class DistributedTraining : public testing::Test {
             "--epochs",
             std::to_string(epochs),
             "--out",
-            (directory_ / out).native()};
+            (directory / out).native()};
   }
 
   CsvTable metrics(const std::string& out) const {
-    return CsvTable::read(directory_ / out / "metrics.csv");
+    return CsvTable::read(directory / out / "metrics.csv");
   }
-
-  TemporaryDirectory directory_;
 };
 
 TEST_F(DistributedTraining, SeveralProcessesGiveTheLossesOfOne) {
@@ -410,7 +401,7 @@ TEST_F(DistributedTraining, ResumesWithAnotherNumberOfProcesses) {
     ASSERT_EQ(result.code, 0) << result.output;
   }
   const auto result =
-      bsconv_test::run({"train", "--resume", (directory_ / "run").native(), "--epochs", "2"});
+      bsconv_test::run({"train", "--resume", (directory / "run").native(), "--epochs", "2"});
   EXPECT_EQ(result.code, 0) << result.output;
   EXPECT_THAT(result.output, HasSubstr("resumed after epoch 1"));
   const auto losses = metrics("run").numbers("train_loss");
@@ -441,11 +432,11 @@ TEST_F(DistributedTraining, AnInterruptionOfOneProcessEndsAllWithACheckpoint) {
   const auto first = processes[0]->wait();
   EXPECT_EQ(first.code, 130);
   EXPECT_THAT(first.output, HasSubstr("interrupted; go on with: bsconv train --resume"));
-  EXPECT_TRUE(std::filesystem::exists(directory_ / "stopped" / "last.safetensors"));
+  EXPECT_TRUE(std::filesystem::exists(directory / "stopped" / "last.safetensors"));
 }
 
 TEST_F(DistributedTraining, ABrokenTestImageIsNoInterruption) {
-  const auto folder = directory_ / "images";
+  const auto folder = directory / "images";
   for (const char* split : {"train", "val"}) {
     for (const char* name : {"a/1", "a/2", "a/3", "b/1", "b/2", "b/3"}) {
       const auto image = folder / split / (std::string(name) + ".png");
@@ -459,7 +450,7 @@ TEST_F(DistributedTraining, ABrokenTestImageIsNoInterruption) {
   const auto processes =
       start(2, {"train", "--dataset", "image_folder", "--data-root", folder.native(),
                 "--architecture", "cifar_resnet20_bsconvu", "--batch-size", "2", "--broken-images",
-                "skip", "--epochs", "2", "--out", (directory_ / "run").native()});
+                "skip", "--epochs", "2", "--out", (directory / "run").native()});
   for (const auto& process : processes) {
     const auto result = process->wait();
     EXPECT_EQ(result.code, 0) << result.output;

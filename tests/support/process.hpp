@@ -3,6 +3,7 @@
 #pragma once
 
 #include <fcntl.h>
+#include <gtest/gtest.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -82,6 +83,20 @@ class Process {
  private:
   TemporaryDirectory directory_;
   pid_t child_ = -1;
+};
+
+/// A test that runs the program; skipped where there is none.
+class ProgramTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (program().empty()) {
+      GTEST_SKIP() << "BSCONV_PROGRAM does not name the program";
+    }
+  }
+  /// A path in the test's own directory.
+  std::string path(const std::string& name) const { return (directory / name).native(); }
+
+  const TemporaryDirectory directory;
 };
 
 /// Runs the program to its end.

@@ -8,6 +8,7 @@
 #include <c10/util/Exception.h>
 #include <cuda_runtime_api.h>
 
+#include <exception>
 #include <mutex>
 #include <utility>
 
@@ -60,24 +61,22 @@ void record(at::cuda::CUDAGraph& graph, Work&& work) {
   const auto device = c10::cuda::current_device();
   const auto pool = at::cuda::graph_pool_handle();
   graph.capture_begin(pool, cudaStreamCaptureModeThreadLocal);
+  std::exception_ptr failure;
   try {
     std::forward<Work>(work)();
   } catch (...) {
-    try {
-      graph.capture_end();
-    } catch (const c10::Error&) {
-      // The first error says more.
-      detail::abandon(graph, device, pool);
-    }
-    static_cast<void>(cudaGetLastError());
-    throw;
+    failure = std::current_exception();
   }
   try {
     graph.capture_end();
   } catch (...) {
     detail::abandon(graph, device, pool);
+    // The first error says more.
+    failure = failure != nullptr ? failure : std::current_exception();
+  }
+  if (failure != nullptr) {
     static_cast<void>(cudaGetLastError());
-    throw;
+    std::rethrow_exception(failure);
   }
 }
 

@@ -26,10 +26,10 @@ inline std::string class_difference(const std::vector<std::string>& found,
     return "the number of classes is " + std::to_string(found.size()) + ", not " +
            std::to_string(expected.size());
   }
+  const auto numbered = numbered_class_names(static_cast<int64_t>(found.size()));
   for (std::size_t i = 0; i < found.size(); ++i) {
-    const auto number = "class " + std::to_string(i);
-    if (found[i] != expected[i] && found[i] != number && expected[i] != number) {
-      return number + " is '" + found[i] + "', not '" + expected[i] + "'";
+    if (found[i] != expected[i] && found[i] != numbered[i] && expected[i] != numbered[i]) {
+      return numbered[i] + " is '" + found[i] + "', not '" + expected[i] + "'";
     }
   }
   return "";
