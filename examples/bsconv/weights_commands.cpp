@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
-#include <bsconv/export/onnx_file.hpp>
+#include <bsconv/export/onnx_reader.hpp>
 #include <bsconv/util/text.hpp>
 #include <bsconv/weights.hpp>
 

@@ -5,4 +5,5 @@
 /// Models for other programs: `bsconv::export_onnx`. Needs the component `onnx` (protozero).
 
 #include <bsconv/export/export_onnx.hpp>  // IWYU pragma: export
-#include <bsconv/export/onnx_file.hpp>    // IWYU pragma: export
+#include <bsconv/export/onnx_reader.hpp>  // IWYU pragma: export
+#include <bsconv/export/onnx_writer.hpp>  // IWYU pragma: export

@@ -6,9 +6,9 @@
 #include <torch/types.h>
 #include <bsconv/export/batch_check.hpp>
 #include <bsconv/export/onnx_builder.hpp>
-#include <bsconv/export/onnx_file.hpp>
 #include <bsconv/export/onnx_model.hpp>
 #include <bsconv/export/onnx_operators.hpp>
+#include <bsconv/export/onnx_writer.hpp>
 #include <bsconv/infer/capture.hpp>
 #include <bsconv/infer/fold_affine.hpp>
 #include <bsconv/nn/any_layer.hpp>

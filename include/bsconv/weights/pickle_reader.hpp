@@ -1,17 +1,15 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 #pragma once
 
-#include <c10/util/Exception.h>
 #include <bsconv/weights/pickle.hpp>
+#include <bsconv/weights/pickle_machine.hpp>
 
 #include <array>
 #include <bit>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -20,145 +18,19 @@ namespace bsconv::weights::detail {
 /// Reads one pickle of plain values and tensors, as PyTorch's `torch.save` writes them with
 /// protocols 2 to 4. Nothing is executed: a global that is not among the few known ones, or an
 /// opcode that plain values don't need, ends in `c10::Error` that starts with `origin` and names
-/// it. Takes at most 512 times the pickle's size in memory, and time in proportion.
-class PickleReader {
+/// it. Time and memory are in proportion to the pickle's size, see `PickleMachine`.
+class PickleReader : PickleMachine {
  public:
   PickleReader(std::string_view bytes, std::string origin)
-      : bytes_(bytes), origin_(std::move(origin)) {}
+      : PickleMachine(bytes, std::move(origin)) {}
 
   Pickle read() {
     while (!step()) {
     }
-    check(stack_.size() == 1, "it leaves " + std::to_string(stack_.size()) + " values");
-    pickle_.root = stack_.back();
-    pickle_.size = at_;
-    return std::move(pickle_);
+    return take_result();
   }
 
  private:
-  [[noreturn]] void refuse(const std::string& why) const {
-    TORCH_CHECK(false, origin_, ": refused at byte ", opcode_at_, " of its pickle: ", why);
-  }
-
-  void check(bool valid, const std::string& why) const {
-    if (!valid) {
-      refuse(why);
-    }
-  }
-
-  std::string_view take(uint64_t count) {
-    check(count <= bytes_.size() - at_, "it ends within a value");
-    const auto taken = bytes_.substr(at_, count);
-    at_ += count;
-    return taken;
-  }
-
-  template <class Number>
-  Number number() {
-    Number value;
-    std::memcpy(&value, take(sizeof(Number)).data(), sizeof(Number));
-    return value;
-  }
-
-  std::string line() {
-    const auto end = bytes_.find('\n', at_);
-    check(end != std::string_view::npos, "it ends within a name");
-    auto text = std::string(take(end - at_));
-    ++at_;
-    return text;
-  }
-
-  std::size_t add(PickleKind kind) {
-    pickle_.values.emplace_back();
-    pickle_.values.back().kind = kind;
-    return pickle_.values.size() - 1;
-  }
-
-  PickleValue& push(PickleKind kind) {
-    stack_.push_back(add(kind));
-    return pickle_.values.back();
-  }
-
-  std::size_t pop() {
-    check(!stack_.empty(), "its stack is empty");
-    const auto top = stack_.back();
-    stack_.pop_back();
-    check(value(top).kind != PickleKind::mark, "a mark stands where a value is needed");
-    return top;
-  }
-
-  std::size_t top() const {
-    check(!stack_.empty() && value(stack_.back()).kind != PickleKind::mark, "its stack is empty");
-    return stack_.back();
-  }
-
-  const PickleValue& value(std::size_t index) const { return pickle_.values[index]; }
-  PickleValue& value(std::size_t index) { return pickle_.values[index]; }
-
-  // The values above the last mark, which goes.
-  std::vector<std::size_t> pop_to_mark() {
-    std::size_t begin = stack_.size();
-    while (begin > 0 && value(stack_[begin - 1]).kind != PickleKind::mark) {
-      --begin;
-    }
-    check(begin > 0, "a mark is missing");
-    std::vector<std::size_t> items(stack_.begin() + static_cast<std::ptrdiff_t>(begin),
-                                   stack_.end());
-    stack_.resize(begin - 1);
-    return items;
-  }
-
-  void push_tuple(std::size_t count) {
-    std::vector<std::size_t> items(count);
-    for (std::size_t i = count; i > 0; --i) {
-      items[i - 1] = pop();
-    }
-    push(PickleKind::tuple).items = std::move(items);
-  }
-
-  void append(std::size_t container, PickleKind kind, const std::vector<std::size_t>& items) {
-    check(value(container).kind == kind, "values are added to something else than a container");
-    check(kind != PickleKind::dictionary || items.size() % 2 == 0, "a key has no value");
-    charge(items.size());
-    auto& to = value(container).items;
-    to.insert(to.end(), items.begin(), items.end());
-  }
-
-  // A value that is referred to again and again could make a few bytes grow without end.
-  void charge(std::size_t items) {
-    items_ += items;
-    check(items_ <= 4 * bytes_.size(), "its containers hold more values than it can define");
-  }
-
-  void push_text(PickleKind kind, std::string_view text) { push(kind).text = std::string(text); }
-
-  void push_integer(int64_t integer) { push(PickleKind::integer).integer = integer; }
-
-  // A little-endian integer of `count` bytes. Longer ones than 64 bits stay bytes: PyTorch's magic
-  // number is one.
-  void push_long(uint64_t count) {
-    const auto digits = take(count);
-    if (count > 8) {
-      push_text(PickleKind::bytes, digits);
-      return;
-    }
-    uint64_t bits = count > 0 && (static_cast<unsigned char>(digits.back()) & 0x80U) != 0
-                        ? ~uint64_t{0}
-                        : uint64_t{0};
-    for (std::size_t i = count; i > 0; --i) {
-      bits = (bits << 8) | static_cast<unsigned char>(digits[i - 1]);
-    }
-    push_integer(static_cast<int64_t>(bits));
-  }
-
-  void memoize(uint64_t key) { memo_[key] = top(); }
-
-  void recall(uint64_t key) {
-    const auto found = memo_.find(key);
-    check(found != memo_.end(), "value " + std::to_string(key) + " is not in its memo");
-    stack_.push_back(found->second);
-  }
-
   void push_global(const std::string& module, const std::string& name) {
     const std::string full = module + "." + name;
     const bool storage = (module == "torch" || module == "torch.storage") && storage_dtype(name);
@@ -219,17 +91,17 @@ class PickleReader {
     } else if (name == "torch._utils._rebuild_parameter") {
       check(!items.empty() && value(items[0]).kind == PickleKind::tensor,
             "a parameter has no tensor");
-      stack_.push_back(items[0]);
+      push(items[0]);
     } else if (name == "torch.Size") {
       check(items.size() == 1, "torch.Size takes one argument");
-      stack_.push_back(items[0]);
+      push(items[0]);
     } else if (name == "_codecs.encode") {
       // How protocol 2 writes bytes: as text of which each character is a byte.
       check(items.size() == 2 && value(items[0]).kind == PickleKind::text, "bytes have no text");
-      stack_.push_back(items[0]);
+      push(items[0]);
     } else if (name == "torch.device") {
       check(!items.empty() && value(items[0]).kind == PickleKind::text, "a device has no name");
-      stack_.push_back(items[0]);
+      push(items[0]);
     } else {
       refuse("'" + name + "' is called");
     }
@@ -248,7 +120,7 @@ class PickleReader {
         append(made, PickleKind::dictionary, copy);
       }
     }
-    stack_.push_back(made);
+    push(made);
   }
 
   void make_tensor(const std::vector<std::size_t>& arguments) {
@@ -265,8 +137,7 @@ class PickleReader {
           "a tensor has " + std::to_string(tensor.sizes.size()) + " sizes, but " +
               std::to_string(tensor.strides.size()) + " strides");
     charge(2 * tensor.sizes.size());
-    pickle_.values.push_back(std::move(tensor));
-    stack_.push_back(pickle_.values.size() - 1);
+    push(add(std::move(tensor)));
   }
 
   // ('storage', type, key, location, elements[, view])
@@ -290,14 +161,12 @@ class PickleReader {
     storage.dtype = *dtype;
     storage.integer = integer_of(items[4]);
     check(storage.integer >= 0, "a storage has a negative size");
-    pickle_.values.push_back(std::move(storage));
-    stack_.push_back(pickle_.values.size() - 1);
+    push(add(std::move(storage)));
   }
 
   // One opcode; true for the last.
   bool step() {
-    opcode_at_ = at_;
-    const auto opcode = number<unsigned char>();
+    const auto opcode = next_opcode();
     switch (opcode) {
       case 0x80: {  // PROTO
         const auto protocol = number<uint8_t>();
@@ -414,7 +283,7 @@ class PickleReader {
         memoize(number<uint32_t>());
         break;
       case 0x94:  // MEMOIZE
-        memoize(memo_.size());
+        memoize();
         break;
       case 'h':
         recall(number<uint8_t>());
@@ -444,8 +313,7 @@ class PickleReader {
       case 'b':  // BUILD: attributes of a dictionary, such as a state dict's versions.
         pop();
         check(value(top()).kind == PickleKind::dictionary,
-              "attributes of something else than a "
-              "dictionary are set");
+              "attributes of something else than a dictionary are set");
         break;
       default: {
         static constexpr char digits[] = "0123456789abcdef";
@@ -454,15 +322,6 @@ class PickleReader {
       }
     }
   }
-
-  std::string_view bytes_;
-  std::string origin_;
-  std::size_t at_ = 0;
-  std::size_t opcode_at_ = 0;
-  Pickle pickle_;
-  std::vector<std::size_t> stack_;
-  std::unordered_map<uint64_t, std::size_t> memo_;
-  std::size_t items_ = 0;
 };
 
 }  // namespace bsconv::weights::detail
