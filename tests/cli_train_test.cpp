@@ -223,8 +223,8 @@ TEST_F(CliTrain, LearnsFromATeacherAndGoesOnWithIt) {
   const auto other = run({"train", "--teacher", "cifar_resnet20_bsconvu.cifar100"});
   EXPECT_EQ(other.code, 1);
   EXPECT_THAT(other.output,
-              HasSubstr("the teacher 'cifar_resnet20_bsconvu.cifar100' knows the 100 classes of "
-                        "cifar100, not the 10 of digits"));
+              HasSubstr("the teacher 'cifar_resnet20_bsconvu.cifar100' was trained on cifar100 and "
+                        "knows other classes than digits: the number of classes is 100, not 10"));
   EXPECT_THAT(run({"train", "--teacher", "cifar_resnet2_bsconvu"}).output,
               HasSubstr("'cifar_resnet20_bsconvu"));
 }

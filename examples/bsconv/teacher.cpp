@@ -26,11 +26,9 @@ bsconv::train::ForwardFunction make_teacher(const std::string& name,
     flags.pretrained = name;
   }
   const auto trained = load_trained_model(flags, device);
-  TORCH_CHECK(trained.info.num_classes() == info.num_classes(), "the teacher '", trained.origin,
-              "' knows the ", trained.info.num_classes(), " classes of ", trained.info.dataset,
-              ", not the ", info.num_classes(), " of ", info.dataset);
   const auto classes = bsconv::data::class_difference(trained.info.class_names, info.class_names);
-  TORCH_CHECK(classes.empty(), "the teacher '", trained.origin, "' knows other classes: ", classes);
+  TORCH_CHECK(classes.empty(), "the teacher '", trained.origin, "' was trained on ",
+              trained.info.dataset, " and knows other classes than ", info.dataset, ": ", classes);
   TORCH_CHECK(trained.info.in_channels == info.in_channels, "the teacher '", trained.origin,
               "' wants images of ", trained.info.in_channels, " channels, not ", info.in_channels);
 #ifndef BSCONV_HAS_CUDA
