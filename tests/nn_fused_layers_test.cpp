@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
+#include <ATen/record_function.h>
 #include <bsconv/bsconv.hpp>
 #include <bsconv/fused_training.hpp>
+#include <bsconv/util/autocast_scope.hpp>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "support/layers.hpp"
@@ -64,6 +68,22 @@ std::string operators_of(bsconv::LayerImpl& model, const torch::Tensor& input) {
     }
   }
   return c10::str(names);
+}
+
+/// How many times `run` calls the operator of LibTorch's that is called `name`.
+int count_calls(const std::string& name, const std::function<void()>& run) {
+  static thread_local const std::string* wanted = nullptr;
+  static thread_local int count = 0;
+  wanted = &name;
+  count = 0;
+  const auto handle = at::addThreadLocalCallback(at::RecordFunctionCallback(
+      [](const at::RecordFunction& call) -> std::unique_ptr<at::ObserverContext> {
+        count += call.name() == *wanted ? 1 : 0;
+        return nullptr;
+      }));
+  run();
+  at::removeCallback(handle);
+  return count;
 }
 
 bool is_fused(bsconv::LayerImpl& model, const torch::Tensor& input) {
@@ -379,6 +399,61 @@ TEST(FusedLayers, LibTorchDoesWhatTheKernelsDoNot) {
   auto twice = layer(plain);
   twice->to(torch::kDouble);
   EXPECT_FALSE(is_fused(*twice, input.to(torch::kDouble)));
+}
+
+TEST(FusedLayers, UnderAutocastTheyComputeInSinglePrecision) {
+  torch::manual_seed(5);
+  auto layer = chain_of(bsconv::BSConvU(bsconv::BSConvUOptions(8, 16, 3).padding(1).with_bn(true)),
+                        true, true, 16);
+  layer->train();
+  const auto input = torch::randn({3, 8, 9, 9});
+  const auto rounded = input.to(torch::kBFloat16);
+  const auto expect_step = [&](bsconv::LayerImpl& model, const torch::Tensor& images,
+                               const Step& expected) {
+    const bsconv::detail::AutocastScope autocast(torch::kCPU, torch::kBFloat16);
+    ASSERT_TRUE(is_fused(*std::dynamic_pointer_cast<bsconv::LayerImpl>(model.clone()), images));
+    const auto found = step(model, images, true);
+    EXPECT_EQ(found[0].second.scalar_type(), torch::kFloat);
+    EXPECT_EQ(found[1].second.scalar_type(), images.scalar_type());
+    for (std::size_t i = 0; i < expected.size(); ++i) {
+      EXPECT_TRUE(torch::equal(found[i].second, expected[i].second.to(found[i].second.dtype())))
+          << expected[i].first;
+    }
+  };
+  expect_step(*copy_of(layer), input, step(*copy_of(layer), input, true));
+  // As a dense convolution in front makes them.
+  expect_step(*copy_of(layer), rounded, step(*copy_of(layer), rounded.to(torch::kFloat), true));
+  auto norm = chain_of(BatchNorm2d(8), false, true, 8);
+  norm->train();
+  expect_step(*copy_of(norm), input, step(*copy_of(norm), input, true));
+  EXPECT_ANY_THROW(layer->forward(rounded));
+}
+
+// What LibTorch's autocast makes faster is left to it.
+TEST(FusedLayers, UnderAutocastOtherLayersAreLibTorchs) {
+  const bsconv::detail::AutocastScope autocast(torch::kCPU, torch::kBFloat16);
+  const auto images = torch::rand({2, 3, 16, 16});
+  for (const std::string name :
+       {"cifar_resnet20", "cifar_resnet20_bsconvu", "cifar_mobilenetv2_w1"}) {
+    SCOPED_TRACE(name);
+    auto model = bsconv::create_model(name);
+    const auto count = [&](bool fused) {
+      const FusedTrainingGuard guard(fused);
+      return std::pair(count_calls("aten::conv2d", [&] { model->forward(images); }),
+                       count_calls("aten::batch_norm", [&] { model->forward(images); }));
+    };
+    const auto [convolutions, norms] = count(true);
+    const auto [all_convolutions, all_norms] = count(false);
+    if (name == "cifar_resnet20_bsconvu") {
+      // Two shortcuts, and the classifier; autocast calls a convolution twice.
+      EXPECT_EQ(convolutions, 2 * 3);
+      EXPECT_EQ(norms, 2);
+    } else {
+      EXPECT_EQ(convolutions, all_convolutions);
+      // Images themselves are in single precision.
+      EXPECT_EQ(norms, all_norms - 1);
+    }
+  }
 }
 
 // A batch normalization of one value a channel has no statistics: LibTorch says so.

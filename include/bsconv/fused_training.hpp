@@ -38,10 +38,17 @@ inline const kernels::TrainingKernelTable* training_kernels_for(int64_t channels
   return nullptr;
 }
 
+/// `images` in single precision, in which the kernels compute; under autocast there are others.
+inline torch::Tensor in_single_precision(const torch::Tensor& images) {
+  return images.defined() ? images.to(torch::kFloat) : images;
+}
+
 /// Computes `blocks`, together where the same vectors fit all of them.
-inline torch::Tensor run_blocks(const torch::Tensor& input,
+inline torch::Tensor run_blocks(const torch::Tensor& images,
                                 const std::vector<TrainingBlock>& blocks,
-                                const torch::Tensor& residual) {
+                                const torch::Tensor& added) {
+  const auto input = in_single_precision(images);
+  const auto residual = added.is_same(images) ? input : in_single_precision(added);
   const auto kernels_of = [](const TrainingBlock& block) {
     return training_kernels_for(block.pointwise.size(0));
   };
@@ -66,7 +73,7 @@ inline bool register_training_operators() {
       run_blocks,
       [](const torch::Tensor& input, const TrainingBatchNorm& norm, kernels::Activation activation,
          const torch::Tensor& residual) {
-        return run_norm(input, norm, activation, residual,
+        return run_norm(in_single_precision(input), norm, activation, in_single_precision(residual),
                         *training_kernels_for(input.size(1), input.size(2) * input.size(3)));
       },
       [](const torch::Tensor& input, const torch::Tensor& weight,

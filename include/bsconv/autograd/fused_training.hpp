@@ -15,9 +15,10 @@ inline std::atomic<bool>& fused_training_flag() {
 }  // namespace detail
 
 /// Whether layers in training mode run on this library's fused kernels where those apply: in a
-/// program that includes bsconv/fused_training.hpp, on the CPU, in single precision, and in one
-/// that includes bsconv/cuda.hpp, on a GPU, in single precision or under autocast; with gradients
-/// on. Results are LibTorch's to rounding. Default: true
+/// program that includes bsconv/fused_training.hpp, on the CPU, and in one that includes
+/// bsconv/cuda.hpp, on a GPU; in single precision or under autocast, with gradients on. Results are
+/// LibTorch's to rounding. Under autocast those on the CPU are in single precision, as exact as
+/// without it. Default: true
 ///
 /// The setting is one for the whole process.
 inline bool fused_training_enabled() { return detail::fused_training_flag().load(); }

@@ -47,13 +47,14 @@ inline bool is_own(const torch::Tensor& tensor, torch::Device device) {
                                 tensor.is_contiguous(torch::MemoryFormat::ChannelsLast)));
 }
 
-/// Whether `tensor` can be images for the fused operators of `device`: of any precision on a GPU,
-/// single on the CPU.
+/// Whether `tensor` can be images for the fused operators of `device`: of any precision on a GPU
+/// and, under autocast, on the CPU, whose operators compute in single precision; else single.
 inline bool is_image(const torch::Tensor& tensor, torch::Device device) {
   const auto type = tensor.scalar_type();
   return is_plain(tensor, device) &&
          (type == torch::kFloat ||
-          (device.is_cuda() && (type == torch::kHalf || type == torch::kBFloat16)));
+          ((type == torch::kHalf || type == torch::kBFloat16) &&
+           (device.is_cuda() || at::autocast::is_autocast_enabled(torch::kCPU))));
 }
 
 /// The fused operators, if images `[N, C, H, W]` can be trained on them at this moment: nobody
@@ -66,9 +67,7 @@ inline const TrainingOperators* training_operators_for(const torch::Tensor& inpu
   const auto* operators = training_operators(device.type()).load();
   const bool applies =
       operators != nullptr && fused_training_enabled() && torch::GradMode::is_enabled() &&
-      is_image(input, device) &&
-      !(device.is_cpu() && at::autocast::is_autocast_enabled(at::kCPU)) &&
-      CallObserver::current() == nullptr &&
+      is_image(input, device) && CallObserver::current() == nullptr &&
       !c10::impl::tls_local_dispatch_key_set().included_.has_any(
           c10::DispatchKeySet({c10::DispatchKey::Tracer, c10::DispatchKey::FuncTorchVmapMode,
                                c10::DispatchKey::FuncTorchDynamicLayerFrontMode,
@@ -244,7 +243,7 @@ inline std::optional<torch::Tensor> run_fused_layers(const torch::Tensor& input,
 }
 
 /// `conv` on `input`, a pointwise convolution without bias, on the fused kernels; none where they
-/// don't apply or it is another one.
+/// don't apply or it is another one. Under autocast on the CPU LibTorch's products are faster.
 inline std::optional<torch::Tensor> fused_pointwise(const torch::Tensor& input,
                                                     const torch::nn::Conv2dImpl& conv) {
   const auto& options = conv.options;
@@ -253,7 +252,9 @@ inline std::optional<torch::Tensor> fused_pointwise(const torch::Tensor& input,
                             options.kernel_size()->at(1) == 1 && options.groups() == 1 &&
                             padding != nullptr && (*padding)->at(0) == 0 &&
                             (*padding)->at(1) == 0 && !conv.bias.defined();
-  const auto* operators = is_pointwise && conv.is_training() && grafted_substitute(conv) == nullptr
+  const bool in_lower_precision = input.is_cpu() && at::autocast::is_autocast_enabled(torch::kCPU);
+  const auto* operators = is_pointwise && conv.is_training() && !in_lower_precision &&
+                                  grafted_substitute(conv) == nullptr
                               ? training_operators_for(input, options.out_channels())
                               : nullptr;
   if (operators == nullptr || operators->pointwise == nullptr ||
@@ -264,11 +265,14 @@ inline std::optional<torch::Tensor> fused_pointwise(const torch::Tensor& input,
   return operators->pointwise(input, conv.weight, *options.stride());
 }
 
-/// `norm` on `input` with what follows it, on the fused kernels; none where they don't apply.
+/// `norm` on `input` with what follows it, on the fused kernels; none where they don't apply. On
+/// the CPU, images of lower precision would take longer to convert than LibTorch takes for all of
+/// it.
 inline std::optional<torch::Tensor> fused_norm(const torch::Tensor& input,
                                                const torch::nn::BatchNorm2dImpl& norm,
                                                const Followers& followers) {
-  const auto* operators = norm.is_training() ? training_operators_for(input) : nullptr;
+  const bool converts = input.is_cpu() && input.scalar_type() != torch::kFloat;
+  const auto* operators = norm.is_training() && !converts ? training_operators_for(input) : nullptr;
   if (operators == nullptr || !operators->supports(input.size(1), input.size(2) * input.size(3))) {
     return std::nullopt;
   }

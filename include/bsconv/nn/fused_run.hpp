@@ -5,6 +5,7 @@
 #include <torch/nn/modules/batchnorm.h>
 #include <torch/nn/modules/conv.h>
 #include <torch/types.h>
+#include <bsconv/autograd/reference.hpp>
 #include <bsconv/nn/bsconv_s.hpp>
 #include <bsconv/nn/bsconv_u.hpp>
 #include <bsconv/nn/fused_layers.hpp>
@@ -107,13 +108,15 @@ std::optional<FusedRun> fused_run(const At& at, const torch::Tensor& input) {
   return conv != nullptr ? std::optional(FusedRun{1, *convolved}) : std::nullopt;
 }
 
-/// Runs `layer` (any module: `call` runs it) and `norm` behind it, adds `residual` and applies
-/// `activation`, on the fused kernels for training; none where they don't apply.
-template <class Call>
+/// Runs `layer` (any module) and `norm` behind it, adds `residual` and applies `activation`, on the
+/// fused kernels for training as far as they apply; none where they don't at all. `call_layer` and
+/// `call_norm` run the modules otherwise.
+template <class CallLayer, class CallNorm>
 std::optional<torch::Tensor> fused_residual(const torch::nn::Module& layer,
                                             const torch::nn::BatchNorm2dImpl& norm,
                                             const torch::Tensor& input, const Followers& followers,
-                                            const Call& call) {
+                                            const CallLayer& call_layer,
+                                            const CallNorm& call_norm) {
   if (!norm.is_training() ||
       training_operators_for(input, norm.options.num_features()) == nullptr) {
     return std::nullopt;
@@ -122,8 +125,14 @@ std::optional<torch::Tensor> fused_residual(const torch::nn::Module& layer,
     return run_fused_layers(input, {{*parts, &norm, followers.activation}}, followers.residual);
   }
   const auto* conv = exactly<torch::nn::Conv2dImpl>(&layer);
-  const auto output = conv == nullptr ? std::nullopt : fused_pointwise(input, *conv);
-  return fused_norm(output ? *output : call(input), norm, followers);
+  auto output = conv == nullptr ? std::nullopt : fused_pointwise(input, *conv);
+  if (!output) {
+    output = call_layer(input);
+  }
+  auto result = fused_norm(*output, norm, followers);
+  return result
+             ? result
+             : reference_activation(call_norm(*output), followers.residual, followers.activation);
 }
 
 }  // namespace bsconv::detail

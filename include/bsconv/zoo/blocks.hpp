@@ -118,7 +118,8 @@ class ConvBlockImpl : public Composite<ConvBlockImpl> {
     }
     return bsconv::detail::fused_residual(
         *module(conv_), *norm, input, {*kind, residual},
-        [this](const torch::Tensor& x) { return call(conv_, x); });
+        [this](const torch::Tensor& x) { return call(conv_, x); },
+        [this](const torch::Tensor& x) { return call(bn_, x); });
   }
 
   /// The block as one of several layers that run on the fused kernels for training together; none
