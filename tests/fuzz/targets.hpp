@@ -23,6 +23,10 @@
 #include <bsconv/data/cifar_archive.hpp>
 #include <bsconv/data/image_file.hpp>
 #include <bsconv/data/matlab.hpp>
+#include <bsconv/export/onnx_reader.hpp>
+#include <bsconv/export/onnx_writer.hpp>
+#include <bsconv/pretrained/model_card.hpp>
+#include <bsconv/train/checkpoint.hpp>
 #include <bsconv/weights.hpp>
 
 namespace bsconv_fuzz {
@@ -45,6 +49,12 @@ class MemoryFile {
  private:
   int descriptor_;
 };
+
+/// A file that this process alone writes.
+inline std::filesystem::path temporary_file(const std::string& ending) {
+  return std::filesystem::temp_directory_path() /
+         ("bsconv-fuzz-" + std::to_string(::getpid()) + ending);
+}
 
 /// Aborts, which is a finding, unless `right`.
 inline void require(bool right) {
@@ -87,8 +97,7 @@ inline void safetensors(Bytes bytes) {
   const MemoryFile file(bytes);
   const auto loaded = weights::load_safetensors(file.path());
   touch(loaded.tensors);
-  const auto path = std::filesystem::temp_directory_path() /
-                    ("bsconv-fuzz-" + std::to_string(::getpid()) + ".safetensors");
+  const auto path = temporary_file(".safetensors");
   weights::save_safetensors(path, loaded.tensors, loaded.metadata);
   const auto again = weights::load_safetensors(path);
   std::filesystem::remove(path);
@@ -184,6 +193,53 @@ inline void image(Bytes bytes) {
   require(pixels.dim() == 3 && pixels.numel() > 0);
 }
 
+/// An ONNX file; what loads whole must survive being written and read again.
+inline void onnx(Bytes bytes) {
+  namespace onnx = bsconv::onnx;
+  const std::vector<char> exact(bytes.begin(), bytes.end());
+  const auto model = onnx::from_bytes({exact.data(), exact.size()}, "onnx");
+  for (const auto& item : model.initializers) {
+    if (!item.data.defined()) {
+      return;
+    }
+    require(item.data.sizes() == item.sizes && item.data.nbytes() <= bytes.size());
+  }
+  const auto again = onnx::from_bytes(onnx::to_bytes(model));
+  require(again.nodes.size() == model.nodes.size() && again.metadata == model.metadata &&
+          again.inputs.size() == model.inputs.size() &&
+          again.outputs.size() == model.outputs.size());
+  for (std::size_t i = 0; i < model.inputs.size(); ++i) {
+    require(again.inputs[i].sizes.size() == model.inputs[i].sizes.size());
+  }
+  for (std::size_t i = 0; i < model.nodes.size(); ++i) {
+    require(again.nodes[i].attributes.size() == model.nodes[i].attributes.size());
+  }
+  for (std::size_t i = 0; i < model.initializers.size(); ++i) {
+    require(again.initializers[i].sizes == model.initializers[i].sizes);
+  }
+}
+
+/// A checkpoint of a training; what loads must survive being written and read again.
+inline void checkpoint(Bytes bytes) {
+  const MemoryFile file(bytes);
+  const auto loaded = bsconv::train::load_checkpoint(file.path());
+  touch(loaded.model);
+  const auto path = temporary_file(".safetensors");
+  bsconv::train::save_checkpoint(path, loaded);
+  const auto again = bsconv::train::load_checkpoint(path);
+  std::filesystem::remove(path);
+  require(again.model.size() == loaded.model.size() && again.epoch == loaded.epoch &&
+          again.history.size() == loaded.history.size() &&
+          again.info.class_names == loaded.info.class_names);
+}
+
+/// The card of a trained model.
+inline void card(Bytes bytes) {
+  const MemoryFile file(bytes);
+  const auto read = bsconv::read_model_card(file.path());
+  require(read.weights.find('/') == std::string::npos);
+}
+
 /// The targets by name.
 inline const std::map<std::string, std::function<void(Bytes)>>& targets() {
   static const std::map<std::string, std::function<void(Bytes)>> all = {
@@ -194,6 +250,9 @@ inline const std::map<std::string, std::function<void(Bytes)>>& targets() {
       {"cifar", cifar},
       {"matlab", matlab},
       {"image", image},
+      {"onnx", onnx},
+      {"checkpoint", checkpoint},
+      {"card", card},
   };
   return all;
 }
