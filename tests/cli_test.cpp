@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <bsconv/bsconv.hpp>
+#include <bsconv/export/onnx_writer.hpp>
 #include <bsconv/train/checkpoint.hpp>
 #include <bsconv/weights.hpp>
 
@@ -166,7 +167,13 @@ TEST_F(Cli, ConvertsToOnnxAndFolds) {
   EXPECT_THAT(table.output, HasSubstr("onnx, operator set 18, "));
   const auto json = nlohmann::json::parse(run({"inspect", onnx, "--format", "json"}).output);
   EXPECT_EQ(json.at("opset"), 18);
-  EXPECT_EQ(json.at("inputs").at(0).at("shape"), "[batch, 3, 32, 32]");
+  EXPECT_EQ(json.at("inputs").at(0).at("shape"), nlohmann::json::parse(R"(["batch", 3, 32, 32])"));
+  bsconv::onnx::Model odd;
+  odd.inputs.push_back({"no UTF-8: \xff", 1, {{-1, ""}, {4, ""}}});
+  write_file(directory / "odd.onnx", bsconv::onnx::to_bytes(odd));
+  const auto inspected = run({"inspect", (directory / "odd.onnx").native(), "--format", "json"});
+  EXPECT_EQ(nlohmann::json::parse(inspected.output).at("inputs").at(0).at("shape"),
+            nlohmann::json::parse("[null, 4]"));
 
   const auto made = run({"convert", weights, folded, "--architecture", name, "--fold"});
   ASSERT_EQ(made.code, 0) << made.output;

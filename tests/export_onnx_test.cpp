@@ -323,6 +323,23 @@ TEST(OnnxFile, RefusesWhatIsNoModel) {
               HasSubstr("does not exist"));
 }
 
+TEST(OnnxFile, KeepsDimensionsThatSayNothing) {
+  Model model;
+  model.inputs = {{"x", 1, {{-1, ""}, {-1, "batch"}, {0, ""}, {4, ""}}}, {"scalar", 1, {}}};
+  const auto bytes = bsconv::onnx::to_bytes(model);
+  const auto read = bsconv::onnx::from_bytes(bytes);
+  ASSERT_EQ(read.inputs.size(), 2U);
+  std::vector<std::pair<int64_t, std::string>> sizes;
+  for (const auto& [size, name] : read.inputs[0].sizes) {
+    sizes.emplace_back(size, name);
+  }
+  EXPECT_THAT(sizes, ElementsAre(std::pair(-1, ""), std::pair(-1, "batch"), std::pair(0, ""),
+                                 std::pair(4, "")));
+  EXPECT_TRUE(read.inputs[1].sizes.empty());
+  // A scalar's shape is there, and empty: name, and type { tensor { type, shape {} } }.
+  EXPECT_THAT(bytes, HasSubstr(std::string("\n\x06scalar\x12\x06\n\x04\b\x01\x12\0", 16)));
+}
+
 // Files for Python to run.
 class RuntimeFiles {
  public:

@@ -11,6 +11,7 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "commands.hpp"
@@ -46,14 +47,27 @@ std::string type_of(int32_t number) {
   return type ? c10::toString(*type) : "type " + std::to_string(number);
 }
 
+// Names in a file may be no UTF-8, which JSON is.
+void print_json(const nlohmann::ordered_json& json) {
+  std::cout << json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) << '\n';
+}
+
 void inspect_onnx(const InspectArguments& arguments) {
   const auto model = bsconv::onnx::load_onnx(arguments.file);
   if (arguments.format == "json") {
     const auto values = [](const std::vector<bsconv::onnx::ValueInfo>& infos) {
       nlohmann::ordered_json list = nlohmann::ordered_json::array();
       for (const auto& info : infos) {
+        nlohmann::ordered_json shape = nlohmann::ordered_json::array();
+        for (const auto& [size, name] : info.sizes) {
+          if (!name.empty()) {
+            shape.push_back(name);
+          } else {
+            shape.push_back(size < 0 ? nlohmann::ordered_json() : nlohmann::ordered_json(size));
+          }
+        }
         list.push_back(
-            {{"name", info.name}, {"dtype", type_of(info.type)}, {"shape", shape_of(info.sizes)}});
+            {{"name", info.name}, {"dtype", type_of(info.type)}, {"shape", std::move(shape)}});
       }
       return list;
     };
@@ -66,15 +80,13 @@ void inspect_onnx(const InspectArguments& arguments) {
     for (const auto& [name, text] : model.metadata) {
       metadata[name] = text;
     }
-    std::cout << nlohmann::ordered_json{{"format", "onnx"},
-                                        {"opset", model.opset},
-                                        {"nodes", model.nodes.size()},
-                                        {"inputs", values(model.inputs)},
-                                        {"outputs", values(model.outputs)},
-                                        {"tensors", tensors},
-                                        {"metadata", metadata}}
-                     .dump()
-              << '\n';
+    print_json({{"format", "onnx"},
+                {"opset", model.opset},
+                {"nodes", model.nodes.size()},
+                {"inputs", values(model.inputs)},
+                {"outputs", values(model.outputs)},
+                {"tensors", tensors},
+                {"metadata", metadata}});
     return;
   }
   const auto print = [](const std::string& kind, const std::string& name, int32_t type,
@@ -121,11 +133,8 @@ void inspect(const InspectArguments& arguments) {
                          {"shape", item.value().sizes().vec()},
                          {"bytes", item.value().nbytes()}});
     }
-    std::cout << nlohmann::ordered_json{{"format", name_of(file.format)},
-                                        {"tensors", tensors},
-                                        {"metadata", file.metadata}}
-                     .dump()
-              << '\n';
+    print_json(
+        {{"format", name_of(file.format)}, {"tensors", tensors}, {"metadata", file.metadata}});
     return;
   }
   for (const auto& item : file.tensors) {

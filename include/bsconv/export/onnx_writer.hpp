@@ -11,6 +11,7 @@
 #include <string>
 #include <type_traits>
 #include <variant>
+#include <vector>
 
 #include <protozero/pbf_writer.hpp>
 
@@ -73,6 +74,24 @@ inline void write_initializer(protozero::pbf_writer& graph, const Initializer& i
                 data.nbytes());
 }
 
+// Messages that a writer closes without content are left out, but a dimension that says nothing is
+// one, and no dimensions are a scalar's.
+inline std::string shape_message(const std::vector<Dimension>& sizes) {
+  std::string text;
+  protozero::pbf_writer shape(text);
+  for (const auto& dimension : sizes) {
+    std::string content;
+    protozero::pbf_writer dim(content);
+    if (!dimension.name.empty()) {
+      dim.add_string(value_field::dim_param, dimension.name);
+    } else if (dimension.size >= 0) {
+      dim.add_int64(value_field::dim_value, dimension.size);
+    }
+    shape.add_message(value_field::dim, content);
+  }
+  return text;
+}
+
 inline void write_value(protozero::pbf_writer& graph, protozero::pbf_tag_type field,
                         const ValueInfo& value) {
   protozero::pbf_writer out(graph, field);
@@ -80,15 +99,7 @@ inline void write_value(protozero::pbf_writer& graph, protozero::pbf_tag_type fi
   protozero::pbf_writer type(out, value_field::type);
   protozero::pbf_writer tensor(type, value_field::tensor_type);
   tensor.add_int32(value_field::elem_type, value.type);
-  protozero::pbf_writer shape(tensor, value_field::shape);
-  for (const auto& dimension : value.sizes) {
-    protozero::pbf_writer dim(shape, value_field::dim);
-    if (!dimension.name.empty()) {
-      dim.add_string(value_field::dim_param, dimension.name);
-    } else if (dimension.size >= 0) {
-      dim.add_int64(value_field::dim_value, dimension.size);
-    }
-  }
+  tensor.add_message(value_field::shape, shape_message(value.sizes));
 }
 
 }  // namespace detail
