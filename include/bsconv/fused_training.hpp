@@ -73,7 +73,7 @@ inline bool register_training_operators() {
       run_blocks,
       [](const torch::Tensor& input, const TrainingBatchNorm& norm, kernels::Activation activation,
          const torch::Tensor& residual) {
-        return run_norm(in_single_precision(input), norm, activation, in_single_precision(residual),
+        return run_norm(input, norm, activation, in_single_precision(residual),
                         *training_kernels_for(input.size(1), input.size(2) * input.size(3)));
       },
       [](const torch::Tensor& input, const torch::Tensor& weight,

@@ -24,7 +24,8 @@ struct TrainingOperators {
   /// blocks of this many output channels.
   bool (*supports)(int64_t channels, int64_t pixels);
   /// Blocks in a row on `input` `[N, C, H, W]`; the last one's output plus `residual`, which may be
-  /// undefined, in front of its activation. All but the last have a batch normalization at the end.
+  /// undefined and, under autocast, of another precision, in front of its activation. All but the
+  /// last have a batch normalization at the end.
   torch::Tensor (*blocks)(const torch::Tensor& input, const std::vector<TrainingBlock>& blocks,
                           const torch::Tensor& residual);
   /// `activation(norm(input) + residual)`.

@@ -77,6 +77,7 @@ inline Figure training_curves(const std::vector<std::filesystem::path>& runs) {
   loss.from_zero = true;
   accuracy.x_label = loss.x_label = "epoch";
   std::vector<std::filesystem::path> files;
+  files.reserve(runs.size());
   for (const auto& run : runs) {
     files.push_back(std::filesystem::is_directory(run) ? run / "metrics.csv" : run);
   }
