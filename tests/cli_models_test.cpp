@@ -107,6 +107,17 @@ TEST_F(CliModels, MakesATrainedModelOfARun) {
   std::filesystem::create_directory(directory / "models");
   write_file(directory / "results.csv",
              "dataset,model,accuracy_top1\ndigits," + tiny + ",97\ndigits,cifar_resnet20,98\n");
+  const auto refused = [&](const std::string& flag, const std::string& value) {
+    const auto result =
+        run({"package", "--checkpoint", path("run"), "--out", path("models"), flag, value});
+    EXPECT_EQ(result.code, 1);
+    EXPECT_TRUE(std::filesystem::is_empty(directory / "models"));
+    return result.output;
+  };
+  EXPECT_THAT(refused("--hardware", "\xff"), HasSubstr("key 'hardware': a text is not UTF-8"));
+  write_file(directory / "other.csv", "dataset,model,accuracy_top1\ndigits,cifar_resnet20,98\n");
+  EXPECT_THAT(refused("--results", path("other.csv")),
+              HasSubstr("other.csv' has no line of " + tiny + " on digits"));
   const auto packaged =
       run({"package", "--checkpoint", path("run"), "--out", path("models"), "--tag", "V2",
            "--hardware", "a machine", "--commit", "abc", "--results", path("results.csv")});

@@ -144,12 +144,23 @@ TEST_F(PretrainedStore, RefusesWrongCards) {
   auto renamed = text;
   renamed.replace(text.find("\"dataset\""), 9, "\"datasex\"");
   EXPECT_THAT(refused(renamed), HasSubstr(".one.json', key 'dataset': "));
-  for (const char* weights : {"../a.safetensors", "", "..", "/etc/passwd"}) {
+  for (const char* weights : {"../a.safetensors", "", ".", "..", "/etc/passwd"}) {
     card.weights = weights;
     bsconv::write_model_card(card_path(card), card);
     EXPECT_THAT(error_of([&] { ModelStore(directory.path()); }),
                 HasSubstr(std::string("weights must name a file beside it, got '") + weights));
   }
+  for (const std::string number :
+       {"1.5", "1e300", "18446744073709551615", "-9223372036854775809"}) {
+    auto odd = text;
+    const auto begin = odd.find("\"parameters\": ") + 14;
+    odd.replace(begin, odd.find(',', begin) - begin, number);
+    EXPECT_THAT(refused(odd), HasSubstr(".one.json', key 'parameters': an integer of 64 bits is "
+                                        "expected, not "));
+  }
+  card.hardware = "\xff";
+  EXPECT_THAT(error_of([&] { bsconv::write_model_card(card_path(card), card); }),
+              HasSubstr(card.name + "', key 'hardware': a text is not UTF-8"));
 }
 
 TEST_F(PretrainedStore, ACardMayHaveNoTop5) {

@@ -99,7 +99,17 @@ TEST(TrainCheckpoint, RefusesOtherFiles) {
   EXPECT_THAT(error_for(metadata()), HasSubstr("is damaged: epoch 3, step 4, 1 epochs of history"));
   state["epoch"] = "one";
   EXPECT_THAT(error_for(metadata()), HasSubstr("is damaged: "));
+  state["epoch"] = 1.5;
+  EXPECT_THAT(error_for(metadata()), HasSubstr("an integer of 64 bits is expected, not 1.5"));
   state["epoch"] = 1;
+  const auto seed = state["settings"]["seed"];
+  state["settings"]["seed"] = -1;
+  EXPECT_THAT(error_for(metadata()),
+              HasSubstr("an integer of 64 bits without a sign is expected, not -1"));
+  state["settings"]["seed"] = seed;
+  state["settings"]["schedule"] = {1, "two"};
+  EXPECT_THAT(error_for(metadata()), HasSubstr("an integer of 64 bits is expected, not string"));
+  state["settings"]["schedule"] = {1, 2};
   state["settings"]["batch_size"] = 0;
   EXPECT_THAT(error_for(metadata()), HasSubstr("is damaged: batch_size must be positive, got 0"));
   state.erase("settings");

@@ -76,12 +76,25 @@ bsconv::ModelCard make_card(const bsconv::train::Checkpoint& checkpoint,
   return card;
 }
 
-/// Writes what was reached beside what was published. Returns how many lines there are of it.
-int64_t enter_result(const std::filesystem::path& path, const bsconv::ModelCard& card) {
+/// The published results with what was reached beside them.
+struct Results {
+  /// The file that they are from, empty if none was named.
+  std::filesystem::path path;
+  /// What it shall hold.
+  std::string text;
+  /// How many lines change.
+  int64_t lines = 0;
+};
+
+/// Enters the card's accuracy in the results at `path`.
+Results enter_result(const std::filesystem::path& path, const bsconv::ModelCard& card) {
+  Results results;
+  if (path.empty()) {
+    return results;
+  }
   auto table = bsconv::plot::CsvTable::read(path);
   const auto datasets = table.texts("dataset");
   const auto models = table.texts("model");
-  int64_t lines = 0;
   for (std::size_t row = 0; row < table.size(); ++row) {
     if (datasets[row] == card.dataset && models[row] == card.architecture) {
       std::ostringstream accuracy;
@@ -92,13 +105,14 @@ int64_t enter_result(const std::filesystem::path& path, const bsconv::ModelCard&
       table.set(row, "our_epochs", std::to_string(card.epoch));
       table.set(row, "our_hardware", card.hardware);
       table.set(row, "our_version", card.version);
-      ++lines;
+      ++results.lines;
     }
   }
-  TORCH_CHECK(lines > 0, "'", path.native(), "' has no line of ", card.architecture, " on ",
+  TORCH_CHECK(results.lines > 0, "'", path.native(), "' has no line of ", card.architecture, " on ",
               card.dataset);
-  bsconv::weights::write_text_file(path, table.to_text());
-  return lines;
+  results.path = path;
+  results.text = table.to_text();
+  return results;
 }
 
 void package(const PackageFlags& flags) {
@@ -109,6 +123,9 @@ void package(const PackageFlags& flags) {
               "'", path.native(),
               "' was not written after an epoch with a test: nothing tells how good it is");
   auto card = make_card(checkpoint, flags);
+  // What can't be entered or written down is found before the first file.
+  const auto results = enter_result(flags.results, card);
+  (void)bsconv::detail::card_text(card);
   const auto base = flags.out / card.name;
   card.weights = card.name + ".safetensors";
   bsconv::weights::save_weights(base.native() + ".safetensors", checkpoint.inference_model(),
@@ -118,9 +135,9 @@ void package(const PackageFlags& flags) {
   bsconv::write_model_card(base.native() + ".json", card);
   std::cout << card.name << ": " << card.top1 << " % on " << card.dataset << " after epoch "
             << card.epoch << ", in '" << flags.out.native() << "'\n";
-  if (!flags.results.empty()) {
-    std::cout << enter_result(flags.results, card) << " lines of '" << flags.results.native()
-              << "' changed\n";
+  if (!results.path.empty()) {
+    bsconv::weights::write_text_file(results.path, results.text);
+    std::cout << results.lines << " lines of '" << results.path.native() << "' changed\n";
   }
 }
 

@@ -13,6 +13,7 @@
 #include <c10/util/Exception.h>
 #include <nlohmann/json.hpp>
 
+#include <bsconv/util/json_value.hpp>
 #include <bsconv/weights/atomic_file.hpp>
 
 namespace bsconv {
@@ -77,6 +78,20 @@ void visit_card(Card& card, Visitor&& visit) {
   visit("class_names", card.class_names);
 }
 
+/// The text of a card's file. Throws `c10::Error` with the key of a text that is not UTF-8.
+inline std::string card_text(const ModelCard& card) {
+  nlohmann::ordered_json json;
+  visit_card(card, [&](const char* key, const auto& member) {
+    json[key] = member;
+    try {
+      (void)json[key].dump();
+    } catch (const nlohmann::json::type_error&) {
+      TORCH_CHECK(false, "model card '", card.name, "', key '", key, "': a text is not UTF-8");
+    }
+  });
+  return json.dump(2) + "\n";
+}
+
 }  // namespace detail
 
 /// Reads a card. Throws `c10::Error` with the path, and the key where there is one, if it can't be
@@ -86,6 +101,10 @@ inline ModelCard read_model_card(const std::filesystem::path& path) {
   TORCH_CHECK(file, "model card '", path.native(), "' cannot be read");
   ModelCard card;
   const char* where = nullptr;
+  const auto refuse = [&](const std::string& why) {
+    TORCH_CHECK(false, "model card '", path.native(), "'", where != nullptr ? ", key '" : "",
+                where != nullptr ? where : "", where != nullptr ? "'" : "", ": ", why);
+  };
   try {
     const auto json = nlohmann::json::parse(file);
     detail::visit_card(card, [&](const char* key, auto& member) {
@@ -96,23 +115,24 @@ inline ModelCard read_model_card(const std::filesystem::path& path) {
           return;
         }
       }
-      json.at(key).get_to(member);
+      member = detail::json_value<std::decay_t<decltype(member)>>(json.at(key));
     });
   } catch (const nlohmann::json::exception& error) {
-    TORCH_CHECK(false, "model card '", path.native(), "'", where != nullptr ? ", key '" : "",
-                where != nullptr ? where : "", where != nullptr ? "'" : "", ": ", error.what());
+    refuse(error.what());
+  } catch (const c10::Error& error) {
+    refuse(error.what_without_backtrace());
   }
   const std::filesystem::path weights = card.weights;
-  TORCH_CHECK(!weights.empty() && weights == weights.filename() && weights != "..", "model card '",
-              path.native(), "': weights must name a file beside it, got '", card.weights, "'");
+  TORCH_CHECK(
+      !weights.empty() && weights == weights.filename() && weights != ".." && weights != ".",
+      "model card '", path.native(), "': weights must name a file beside it, got '", card.weights,
+      "'");
   return card;
 }
 
 /// Writes a card, complete or not at all. Throws `c10::Error` with the path and the reason.
 inline void write_model_card(const std::filesystem::path& path, const ModelCard& card) {
-  nlohmann::ordered_json json;
-  detail::visit_card(card, [&](const char* key, const auto& member) { json[key] = member; });
-  weights::write_text_file(path, json.dump(2) + "\n");
+  weights::write_text_file(path, detail::card_text(card));
 }
 
 }  // namespace bsconv

@@ -15,6 +15,7 @@
 #include <bsconv/train/metrics.hpp>
 #include <bsconv/train/options.hpp>
 #include <bsconv/train/settings.hpp>
+#include <bsconv/util/json_value.hpp>
 
 /// \file
 /// What a checkpoint holds beside its tensors, as JSON.
@@ -26,6 +27,11 @@ namespace detail {
 // JSON has no NaN; it is written as null.
 inline double number(const nlohmann::json& json) {
   return json.is_null() ? std::numeric_limits<double>::quiet_NaN() : json.get<double>();
+}
+
+// What checkpoints of earlier versions don't have is zero.
+inline int64_t integer_or_zero(const nlohmann::json& json, const char* key) {
+  return json.contains(key) ? bsconv::detail::json_value<int64_t>(json.at(key)) : 0;
 }
 
 inline nlohmann::json to_json(const Metrics& metrics) {
@@ -59,13 +65,13 @@ inline nlohmann::json to_json(const EpochSummary& row) {
 
 inline EpochSummary summary_from_json(const nlohmann::json& json) {
   EpochSummary row;
-  row.epoch = json.at("epoch").get<int64_t>();
-  row.epochs = json.at("epochs").get<int64_t>();
+  row.epoch = bsconv::detail::json_value<int64_t>(json.at("epoch"));
+  row.epochs = bsconv::detail::json_value<int64_t>(json.at("epochs"));
   row.learning_rate = number(json.at("learning_rate"));
   row.train = metrics_from_json(json.at("train"));
   row.test = metrics_from_json(json.at("test"));
   row.best_accuracy = number(json.at("best_accuracy"));
-  row.best_epoch = json.at("best_epoch").get<int64_t>();
+  row.best_epoch = bsconv::detail::json_value<int64_t>(json.at("best_epoch"));
   row.seconds = number(json.at("seconds"));
   row.images_per_second = number(json.at("images_per_second"));
   return row;
@@ -94,7 +100,7 @@ inline TrainOptions options_from_json(const nlohmann::json& json) {
     if constexpr (std::is_enum_v<Value>) {
       value = parse_choice<Value>(json.at(name).get<std::string>());
     } else {
-      value = json.at(name).get<Value>();
+      value = bsconv::detail::json_value<Value>(json.at(name));
     }
   });
   return options;
@@ -135,22 +141,22 @@ inline void from_json(const nlohmann::json& json, Checkpoint& checkpoint) {
   checkpoint.info.architecture = json.at("architecture").get<std::string>();
   checkpoint.info.dataset = json.at("dataset").get<std::string>();
   checkpoint.info.class_names = json.at("class_names").get<std::vector<std::string>>();
-  checkpoint.info.in_channels = json.at("in_channels").get<int64_t>();
+  checkpoint.info.in_channels = bsconv::detail::json_value<int64_t>(json.at("in_channels"));
   checkpoint.info.settings = json.value("program_settings", std::map<std::string, std::string>());
   checkpoint.options = options_from_json(json.at("settings"));
-  checkpoint.ema_updates = json.value("ema_updates", int64_t{0});
-  checkpoint.epoch = json.at("epoch").get<int64_t>();
-  checkpoint.step = json.at("step").get<int64_t>();
+  checkpoint.ema_updates = integer_or_zero(json, "ema_updates");
+  checkpoint.epoch = bsconv::detail::json_value<int64_t>(json.at("epoch"));
+  checkpoint.step = bsconv::detail::json_value<int64_t>(json.at("step"));
   const auto& partial = json.at("partial");
   checkpoint.partial.loss = number(partial.at("loss"));
   checkpoint.partial.cross_entropy = number(partial.at("cross_entropy"));
   checkpoint.partial.regularization = number(partial.at("regularization"));
-  checkpoint.partial.correct = partial.at("correct").get<int64_t>();
-  checkpoint.partial.examples = partial.at("examples").get<int64_t>();
-  checkpoint.partial.correct_top5 = partial.value("correct_top5", int64_t{0});
-  checkpoint.partial.examples_top5 = partial.value("examples_top5", int64_t{0});
+  checkpoint.partial.correct = bsconv::detail::json_value<int64_t>(partial.at("correct"));
+  checkpoint.partial.examples = bsconv::detail::json_value<int64_t>(partial.at("examples"));
+  checkpoint.partial.correct_top5 = integer_or_zero(partial, "correct_top5");
+  checkpoint.partial.examples_top5 = integer_or_zero(partial, "examples_top5");
   checkpoint.partial.distillation = partial.value("distillation", 0.0);
-  checkpoint.partial.examples_distilled = partial.value("examples_distilled", int64_t{0});
+  checkpoint.partial.examples_distilled = integer_or_zero(partial, "examples_distilled");
   for (const auto& row : json.at("history")) {
     checkpoint.history.push_back(summary_from_json(row));
   }
