@@ -326,6 +326,7 @@ TEST(OnnxFile, RefusesWhatIsNoModel) {
 TEST(OnnxFile, KeepsDimensionsThatSayNothing) {
   Model model;
   model.inputs = {{"x", 1, {{-1, ""}, {-1, "batch"}, {0, ""}, {4, ""}}}, {"scalar", 1, {}}};
+  model.outputs = {{"any shape", 1, {}, false}, {"no tensor", 0, {}, false}};
   const auto bytes = bsconv::onnx::to_bytes(model);
   const auto read = bsconv::onnx::from_bytes(bytes);
   ASSERT_EQ(read.inputs.size(), 2U);
@@ -335,7 +336,10 @@ TEST(OnnxFile, KeepsDimensionsThatSayNothing) {
   }
   EXPECT_THAT(sizes, ElementsAre(std::pair(-1, ""), std::pair(-1, "batch"), std::pair(0, ""),
                                  std::pair(4, "")));
-  EXPECT_TRUE(read.inputs[1].sizes.empty());
+  EXPECT_TRUE(read.inputs[1].ranked && read.inputs[1].sizes.empty());
+  ASSERT_EQ(read.outputs.size(), 2U);
+  EXPECT_TRUE(read.outputs[0].type == 1 && !read.outputs[0].ranked);
+  EXPECT_TRUE(read.outputs[1].type == 0 && !read.outputs[1].ranked);
   // A scalar's shape is there, and empty: name, and type { tensor { type, shape {} } }.
   EXPECT_THAT(bytes, HasSubstr(std::string("\n\x06scalar\x12\x06\n\x04\b\x01\x12\0", 16)));
 }

@@ -33,9 +33,12 @@ std::string shape_of(const torch::Tensor& tensor) {
   return text.str();
 }
 
-std::string shape_of(const std::vector<bsconv::onnx::Dimension>& sizes) {
+std::string shape_of(const bsconv::onnx::ValueInfo& info) {
+  if (!info.ranked) {
+    return "of unknown shape";
+  }
   std::string text = "[";
-  for (const auto& size : sizes) {
+  for (const auto& size : info.sizes) {
     text += text.size() == 1 ? "" : ", ";
     text += !size.name.empty() ? size.name : size.size < 0 ? "?" : std::to_string(size.size);
   }
@@ -66,8 +69,9 @@ void inspect_onnx(const InspectArguments& arguments) {
             shape.push_back(size < 0 ? nlohmann::ordered_json() : nlohmann::ordered_json(size));
           }
         }
-        list.push_back(
-            {{"name", info.name}, {"dtype", type_of(info.type)}, {"shape", std::move(shape)}});
+        list.push_back({{"name", info.name},
+                        {"dtype", type_of(info.type)},
+                        {"shape", info.ranked ? std::move(shape) : nlohmann::ordered_json()}});
       }
       return list;
     };
@@ -94,10 +98,10 @@ void inspect_onnx(const InspectArguments& arguments) {
     std::cout << kind << ' ' << name << "  " << type_of(type) << ' ' << shape << '\n';
   };
   for (const auto& info : model.inputs) {
-    print("input", info.name, info.type, shape_of(info.sizes));
+    print("input", info.name, info.type, shape_of(info));
   }
   for (const auto& info : model.outputs) {
-    print("output", info.name, info.type, shape_of(info.sizes));
+    print("output", info.name, info.type, shape_of(info));
   }
   for (const auto& item : model.initializers) {
     print("tensor", item.name, item.type, c10::str(torch::IntArrayRef(item.sizes)));

@@ -94,10 +94,12 @@ struct Dimension {
 struct ValueInfo {
   /// Its name.
   std::string name;
-  /// The type of its elements by number.
+  /// The type of its elements by number; 0 if it is unknown, as of what is no tensor.
   int32_t type = 0;
   /// Its shape.
-  std::vector<Dimension> sizes;
+  std::vector<Dimension> sizes = {};
+  /// Whether the number of its dimensions is known; else `sizes` is empty.
+  bool ranked = true;
 };
 
 /// A model.

@@ -7,6 +7,7 @@
 #include <bsconv/export/onnx_model.hpp>
 #include <bsconv/weights/mapped_file.hpp>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
@@ -49,6 +50,13 @@ inline protozero::pbf_reader message_of(protozero::pbf_reader& in) {
 inline int64_t integer_of(protozero::pbf_reader& in) {
   expect_type(in, protozero::pbf_wire_type::varint);
   return in.get_int64();
+}
+
+// The number of an element type; 0, which stands for none, if it is out of range.
+inline int32_t type_of(protozero::pbf_reader& in) {
+  const int64_t number = integer_of(in);
+  return number < 0 || number > std::numeric_limits<int32_t>::max() ? 0
+                                                                    : static_cast<int32_t>(number);
 }
 
 inline float float_of(protozero::pbf_reader& in) {
@@ -152,7 +160,7 @@ inline Initializer read_initializer(protozero::pbf_reader in) {
         }
         break;
       case tensor_field::data_type:
-        item.type = static_cast<int32_t>(integer_of(in));
+        item.type = type_of(in);
         break;
       case tensor_field::name:
         item.name = text_of(in);
@@ -168,18 +176,21 @@ inline Initializer read_initializer(protozero::pbf_reader in) {
   if (!type) {
     return item;
   }
-  // Sizes come from the file: their product may overflow.
+  // Sizes come from the file: their product may overflow, that of strides too where one is zero.
   uint64_t bytes = c10::elementSize(*type);
+  bool empty = false;
   for (const int64_t size : item.sizes) {
     if (size < 0 ||
-        (size > 0 && bytes > std::numeric_limits<uint64_t>::max() / static_cast<uint64_t>(size))) {
+        (size > 0 && bytes > static_cast<uint64_t>(std::numeric_limits<int64_t>::max()) /
+                                 static_cast<uint64_t>(size))) {
       return item;
     }
-    bytes *= static_cast<uint64_t>(size);
+    bytes *= static_cast<uint64_t>(std::max<int64_t>(size, 1));
+    empty = empty || size == 0;
   }
-  if (bytes == raw.size()) {
+  if ((empty ? 0 : bytes) == raw.size()) {
     item.data = torch::empty(item.sizes, *type);
-    if (bytes > 0) {
+    if (!raw.empty()) {
       std::memcpy(item.data.data_ptr(), raw.data(), raw.size());
     }
   }
@@ -191,10 +202,11 @@ inline void read_shape(protozero::pbf_reader in, ValueInfo& value) {
     auto dim = message_of(in);
     Dimension dimension;
     while (dim.next()) {
+      // One of the two: the last one counts.
       if (dim.tag() == value_field::dim_value) {
-        dimension.size = integer_of(dim);
+        dimension = {std::max<int64_t>(integer_of(dim), -1), ""};
       } else if (dim.tag() == value_field::dim_param) {
-        dimension.name = text_of(dim);
+        dimension = {-1, text_of(dim)};
       } else {
         dim.skip();
       }
@@ -205,6 +217,7 @@ inline void read_shape(protozero::pbf_reader in, ValueInfo& value) {
 
 inline ValueInfo read_value(protozero::pbf_reader in) {
   ValueInfo value;
+  value.ranked = false;
   while (in.next()) {
     if (in.tag() == value_field::name) {
       value.name = text_of(in);
@@ -214,9 +227,10 @@ inline ValueInfo read_value(protozero::pbf_reader in) {
         auto tensor = message_of(type);
         while (tensor.next()) {
           if (tensor.tag() == value_field::elem_type) {
-            value.type = static_cast<int32_t>(integer_of(tensor));
+            value.type = type_of(tensor);
           } else if (tensor.tag() == value_field::shape) {
             read_shape(message_of(tensor), value);
+            value.ranked = true;
           } else {
             tensor.skip();
           }

@@ -96,10 +96,15 @@ inline void write_value(protozero::pbf_writer& graph, protozero::pbf_tag_type fi
                         const ValueInfo& value) {
   protozero::pbf_writer out(graph, field);
   out.add_string(value_field::name, value.name);
+  if (value.type == 0 && !value.ranked) {
+    return;
+  }
   protozero::pbf_writer type(out, value_field::type);
   protozero::pbf_writer tensor(type, value_field::tensor_type);
   tensor.add_int32(value_field::elem_type, value.type);
-  tensor.add_message(value_field::shape, shape_message(value.sizes));
+  if (value.ranked) {
+    tensor.add_message(value_field::shape, shape_message(value.sizes));
+  }
 }
 
 }  // namespace detail
