@@ -81,6 +81,12 @@ TEST_F(CliTrain, TakesAFileOfSettingsAndWritesOneThatGivesTheSameRun) {
   const auto moved = run({"train", "--resume", path("b/last.safetensors"), "--dry-run"});
   EXPECT_THAT(moved.output, HasSubstr(", 1 workers\n"));
 
+  EXPECT_THAT(first.output, HasSubstr("operators      fused ("));
+  const auto lower = run({"train", "--dry-run", "--precision", "bf16"});
+  EXPECT_THAT(lower.output, HasSubstr(", float32), else LibTorch's\n"));
+  const auto reference = run({"train", "--dry-run", "--reference-kernels"});
+  EXPECT_THAT(reference.output, HasSubstr("operators      LibTorch's\n"));
+
   const auto averaged = run({"evaluate", "--checkpoint", path("a")});
   EXPECT_EQ(averaged.code, 0) << averaged.output;
   EXPECT_THAT(averaged.output, HasSubstr("epoch 1, averaged weights, on 359 test images"));

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -338,10 +339,15 @@ TEST(FusedLayers, UnitsOfNetworks) {
 
 TEST(FusedLayers, GradientsOfGradientsAreLibTorchs) {
   torch::manual_seed(2);
-  const auto penalty = [](bsconv::LayerImpl& model, const torch::Tensor& input) {
+  const auto penalty = [](bsconv::LayerImpl& model, const torch::Tensor& input,
+                          std::optional<torch::ScalarType> dtype = {}) {
     const auto x = input.detach().clone().set_requires_grad(true);
-    const auto gradient = torch::autograd::grad({model.forward(x).square().sum()}, {x}, {},
-                                                std::nullopt, /*create_graph=*/true)[0];
+    torch::Tensor gradient;
+    {
+      const bsconv::detail::AutocastScope autocast(torch::kCPU, dtype);
+      gradient = torch::autograd::grad({model.forward(x).square().sum()}, {x}, {}, std::nullopt,
+                                       /*create_graph=*/true)[0];
+    }
     gradient.square().sum().backward();
     return x.grad();
   };
@@ -352,9 +358,15 @@ TEST(FusedLayers, GradientsOfGradientsAreLibTorchs) {
     exact->to(torch::kDouble);
     const auto input = torch::randn({2, 8, 6, 6});
     ASSERT_TRUE(is_fused(*layer, input));
-    const auto found = penalty(*layer, input).to(torch::kDouble);
     const auto expected = penalty(*exact, input.to(torch::kDouble));
-    EXPECT_LE((found - expected).norm().item<double>(), 1e-3 * expected.norm().item<double>());
+    const auto expect_close = [&](const torch::Tensor& found) {
+      const auto difference = (found.to(torch::kDouble) - expected).norm();
+      EXPECT_LE(difference.item<double>(), 1e-3 * expected.norm().item<double>());
+    };
+    expect_close(penalty(*copy_of(layer), input));
+    if (exact->children().front()->as<bsconv::BSConvSImpl>() != nullptr) {
+      expect_close(penalty(*copy_of(layer), input, torch::kBFloat16));
+    }
   }
 }
 
@@ -427,6 +439,34 @@ TEST(FusedLayers, UnderAutocastTheyComputeInSinglePrecision) {
   norm->train();
   expect_step(*copy_of(norm), input, step(*copy_of(norm), input, true));
   EXPECT_ANY_THROW(layer->forward(rounded));
+}
+
+// Dense layers in lower precision in front of BSConv ones, beside them (shortcuts) and behind them.
+TEST(FusedLayers, UnderAutocastNetworksStepNearerToSinglePrecisionThanLibTorchs) {
+  torch::manual_seed(6);
+  auto model = bsconv::create_model("cifar_resnet20");
+  bsconv::replace_with_bsconv_u(*model, bsconv::BSConvUReplacementOptions().exclude(
+                                            {"*init_unit*", "*projection*", "classifier*"}));
+  model->train();
+  const auto images = torch::rand({4, 3, 16, 16});
+  const auto expected = step(*copy_of(model), images, true);
+  for (const auto dtype : {torch::kBFloat16, torch::kHalf}) {
+    const bsconv::detail::AutocastScope autocast(torch::kCPU, dtype);
+    ASSERT_EQ(count_calls("aten::conv2d", [&] { copy_of(model)->forward(images); }), 2 * 4);
+    // The mean over all tensors of the relative difference.
+    const auto distance = [&](bool fused) {
+      const auto found = step(*copy_of(model), images, fused);
+      double sum = 0;
+      for (std::size_t i = 0; i < expected.size(); ++i) {
+        const auto wanted = expected[i].second.to(torch::kDouble);
+        const auto difference = (found[i].second.to(torch::kDouble) - wanted).norm();
+        sum += difference.item<double>() / (wanted.norm().item<double>() + 1e-6);
+      }
+      return sum / static_cast<double>(expected.size());
+    };
+    EXPECT_LT(distance(true), distance(false));
+    EXPECT_LT(distance(true), dtype == torch::kHalf ? 0.1 : 0.3);
+  }
 }
 
 // What LibTorch's autocast makes faster is left to it.

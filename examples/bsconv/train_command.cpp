@@ -32,15 +32,14 @@ using bsconv::train::Checkpoint;
 /// Which operators a step runs on.
 std::string describe_operators(const bsconv::train::TrainOptions& options) {
   const bool on_cpu = options.device().is_cpu();
-  const bool fused =
-      bsconv::fused_training_enabled() &&
-      (on_cpu ? options.precision() == bsconv::train::Precision::f32
-              : bsconv::detail::training_operators(options.device().type()).load() != nullptr);
+  const bool fused = bsconv::fused_training_enabled() &&
+                     bsconv::detail::training_operators(options.device().type()).load() != nullptr;
   if (!fused) {
     return "LibTorch's";
   }
   return std::string("fused (") +
          (on_cpu ? bsconv::kernels::find_kernels().name : "compiled for the GPU") +
+         (on_cpu && options.precision() != bsconv::train::Precision::f32 ? ", float32" : "") +
          "), else LibTorch's";
 }
 

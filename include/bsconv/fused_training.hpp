@@ -59,8 +59,8 @@ inline torch::Tensor run_blocks(const torch::Tensor& images,
   }
   return run_one_by_one(
       input, blocks, residual,
-      [&](const torch::Tensor& x, const TrainingBlock& block, const torch::Tensor& added) {
-        return run_chain(x, {block}, added, *kernels_of(block));
+      [&](const torch::Tensor& x, const TrainingBlock& block, const torch::Tensor& added_here) {
+        return run_chain(x, {block}, added_here, *kernels_of(block));
       });
 }
 

@@ -24,11 +24,12 @@ struct TrainingOperators {
   /// blocks of this many output channels.
   bool (*supports)(int64_t channels, int64_t pixels);
   /// Blocks in a row on `input` `[N, C, H, W]`; the last one's output plus `residual`, which may be
-  /// undefined and, under autocast, of another precision, in front of its activation. All but the
-  /// last have a batch normalization at the end.
+  /// undefined, in front of its activation. All but the last have a batch normalization at the end.
+  /// Under autocast both may be of any precision.
   torch::Tensor (*blocks)(const torch::Tensor& input, const std::vector<TrainingBlock>& blocks,
                           const torch::Tensor& residual);
-  /// `activation(norm(input) + residual)`.
+  /// `activation(norm(input) + residual)`. On the CPU `input` is in single precision; `residual`
+  /// may, under autocast, be of any.
   torch::Tensor (*norm)(const torch::Tensor& input, const TrainingBatchNorm& norm,
                         kernels::Activation activation, const torch::Tensor& residual);
   /// The pointwise convolution of `input` with `weight` `[out, in, 1, 1]`, no padding; null where

@@ -57,6 +57,13 @@ inline bool is_image(const torch::Tensor& tensor, torch::Device device) {
            (device.is_cuda() || at::autocast::is_autocast_enabled(torch::kCPU))));
 }
 
+/// Whether autocast is on for `tensor` on the CPU. Then only BSConv layers and normalizations of
+/// images in single precision run on fused kernels: other products are faster in lower precision,
+/// and its images take longer to convert than LibTorch takes to normalize them.
+inline bool is_autocast_on_cpu(const torch::Tensor& tensor) {
+  return tensor.is_cpu() && at::autocast::is_autocast_enabled(torch::kCPU);
+}
+
 /// The fused operators, if images `[N, C, H, W]` can be trained on them at this moment: nobody
 /// watches operators, and nothing else has been switched on for them. Else null.
 inline const TrainingOperators* training_operators_for(const torch::Tensor& input) {
@@ -243,7 +250,7 @@ inline std::optional<torch::Tensor> run_fused_layers(const torch::Tensor& input,
 }
 
 /// `conv` on `input`, a pointwise convolution without bias, on the fused kernels; none where they
-/// don't apply or it is another one. Under autocast on the CPU LibTorch's products are faster.
+/// don't apply, as under autocast on the CPU, or it is another one.
 inline std::optional<torch::Tensor> fused_pointwise(const torch::Tensor& input,
                                                     const torch::nn::Conv2dImpl& conv) {
   const auto& options = conv.options;
@@ -252,8 +259,7 @@ inline std::optional<torch::Tensor> fused_pointwise(const torch::Tensor& input,
                             options.kernel_size()->at(1) == 1 && options.groups() == 1 &&
                             padding != nullptr && (*padding)->at(0) == 0 &&
                             (*padding)->at(1) == 0 && !conv.bias.defined();
-  const bool in_lower_precision = input.is_cpu() && at::autocast::is_autocast_enabled(torch::kCPU);
-  const auto* operators = is_pointwise && conv.is_training() && !in_lower_precision &&
+  const auto* operators = is_pointwise && conv.is_training() && !is_autocast_on_cpu(input) &&
                                   grafted_substitute(conv) == nullptr
                               ? training_operators_for(input, options.out_channels())
                               : nullptr;
@@ -265,14 +271,13 @@ inline std::optional<torch::Tensor> fused_pointwise(const torch::Tensor& input,
   return operators->pointwise(input, conv.weight, *options.stride());
 }
 
-/// `norm` on `input` with what follows it, on the fused kernels; none where they don't apply. On
-/// the CPU, images of lower precision would take longer to convert than LibTorch takes for all of
-/// it.
+/// `norm` on `input` with what follows it, on the fused kernels; none where they don't apply, as to
+/// images of lower precision on the CPU.
 inline std::optional<torch::Tensor> fused_norm(const torch::Tensor& input,
                                                const torch::nn::BatchNorm2dImpl& norm,
                                                const Followers& followers) {
-  const bool converts = input.is_cpu() && input.scalar_type() != torch::kFloat;
-  const auto* operators = norm.is_training() && !converts ? training_operators_for(input) : nullptr;
+  const bool is_exact = !input.is_cpu() || input.scalar_type() == torch::kFloat;
+  const auto* operators = norm.is_training() && is_exact ? training_operators_for(input) : nullptr;
   if (operators == nullptr || !operators->supports(input.size(1), input.size(2) * input.size(3))) {
     return std::nullopt;
   }

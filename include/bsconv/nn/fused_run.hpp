@@ -124,6 +124,9 @@ std::optional<torch::Tensor> fused_residual(const torch::nn::Module& layer,
   if (const auto parts = bsconv_parts(&layer)) {
     return run_fused_layers(input, {{*parts, &norm, followers.activation}}, followers.residual);
   }
+  if (is_autocast_on_cpu(input)) {
+    return std::nullopt;
+  }
   const auto* conv = exactly<torch::nn::Conv2dImpl>(&layer);
   auto output = conv == nullptr ? std::nullopt : fused_pointwise(input, *conv);
   if (!output) {

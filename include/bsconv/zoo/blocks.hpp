@@ -105,8 +105,8 @@ class ConvBlockImpl : public Composite<ConvBlockImpl> {
     }
   }
 
-  /// `activation(block(input) + residual)` on the fused kernels for training; none where they don't
-  /// apply or the block has an activation of its own.
+  /// `activation(block(input) + residual)` on the fused kernels for training, as far as they apply;
+  /// none where none of them can, or the block has an activation of its own.
   std::optional<torch::Tensor> forward_fused(const torch::Tensor& input,
                                              const torch::Tensor& residual,
                                              const torch::nn::Module& activation) {
