@@ -223,6 +223,16 @@ if(NOT TARGET bsconv::libtorch)
     # Newer linkers look up what shared libraries need only to warn about it.
     target_link_options(bsconv_libtorch INTERFACE
                         "LINKER:-rpath-link,${_bsconv_libs},--allow-shlib-undefined")
+    foreach(variable IN ITEMS LIBTORCH_VERSION LIBTORCH_CUDA LINK_CUDA)
+      set_property(TARGET bsconv_libtorch PROPERTY INTERFACE_BSCONV_${variable}
+                                                   "${BSCONV_${variable}}")
+    endforeach()
     message(STATUS "LibTorch ${BSCONV_LIBTORCH_VERSION}: ${BSCONV_LIBTORCH_DIR}")
   endif()
+endif()
+# The target is there in all directories of a project, variables in one.
+if(TARGET bsconv_libtorch)
+  foreach(variable IN ITEMS LIBTORCH_VERSION LIBTORCH_CUDA LINK_CUDA)
+    get_property(BSCONV_${variable} TARGET bsconv_libtorch PROPERTY INTERFACE_BSCONV_${variable})
+  endforeach()
 endif()
