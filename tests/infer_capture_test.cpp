@@ -208,6 +208,101 @@ TEST(Capture, SharedWeightsTimesNumbersArePackedApart) {
       x, options);
 }
 
+TEST(Capture, OneWeightUsedInSeveralWaysIsPackedForEach) {
+  torch::manual_seed(4);
+  const auto options = OptimizeOptions().verify(false);
+  const auto square = torch::randn({20, 20}) / 4;
+  expect_planned(
+      [=](const Tensor& x) { return torch::matmul(torch::linear(x, square).relu(), square); },
+      torch::randn({3, 20}), options);
+  const auto weight = torch::randn({24, 6, 1, 1});
+  const auto bias = torch::randn({24});
+  expect_planned(
+      [=](const Tensor& x) {
+        return torch::conv2d(x * 2, weight, bias) +
+               (torch::conv2d(x.relu(), weight, bias) * 2).relu();
+      },
+      torch::randn({2, 6, 5, 7}), options);
+}
+
+// A border of zeros above and below, but not beside, and a step in front that takes an image as one
+// row of pixels.
+TEST(Capture, BordersStayZeroInEveryRun) {
+  torch::manual_seed(5);
+  const auto point = torch::randn({16, 16, 1, 1}) / 4;
+  const auto tall = torch::randn({16, 16, 3, 1}) / 7;
+  expect_planned(
+      [=](const Tensor& x) {
+        const auto y = torch::conv2d(torch::conv2d(x, point).relu(), tall, {}, 1, {1, 0}).relu();
+        return torch::conv2d(y, point);
+      },
+      torch::randn({3, 16, 6, 5}), OptimizeOptions().verify(false));
+}
+
+TEST(Capture, ValuesOfAnotherBatchAreLeftToLibTorch) {
+  torch::manual_seed(6);
+  const auto weight = torch::randn({8, 6, 3, 3}) / 7;
+  const auto x = torch::randn({2, 6, 9, 8});
+  for (const Call& call : {
+           Call([=](const Tensor& image) { return torch::conv2d(image.narrow(0, 0, 1), weight); }),
+           Call([=](const Tensor& image) { return torch::conv2d(image.mean(0, true), weight); }),
+           Call([=](const Tensor& image) {
+             const auto halves = image.chunk(2, 0);
+             return torch::conv2d(halves[0], weight) - torch::conv2d(halves[1], weight);
+           }),
+           Call([=](const Tensor& image) {
+             return torch::conv2d(torch::cat({image, image.flip(3)}, 0), weight).relu();
+           }),
+           Call([=](const Tensor& image) {
+             const auto groups = image.reshape({image.size(0) * 3, 2, 9, 8});
+             return torch::conv2d(groups, weight.narrow(1, 0, 2)).relu();
+           }),
+       }) {
+    expect_planned(call, x);
+  }
+}
+
+TEST(Capture, ConstantsAreKeptAsTheyWere) {
+  const auto x = torch::randn({2, 3, 5, 4});
+  const auto options = OptimizeOptions().verify(false);
+  expect_planned(
+      [](const Tensor& image) {
+        const std::vector<float> mean = {1, 2, 3};
+        return image - torch::from_blob(const_cast<float*>(mean.data()), {1, 3, 1, 1});
+      },
+      x, options);
+  expect_planned(
+      [](const Tensor& image) {
+        auto own = torch::zeros({1, 3, 1, 1});
+        const auto first = image + own;
+        own.add_(1);
+        return torch::cat({first + own, own.expand_as(image)}, 1);
+      },
+      x, options);
+}
+
+// Of another name space, with other arguments.
+TORCH_LIBRARY(bsconv_capture_test, library) {
+  library.def("conv2d(Tensor x, Tensor w) -> Tensor",
+              [](const Tensor& x, const Tensor& w) { return torch::conv2d(x, w) + 1; });
+}
+
+TEST(Capture, OperatorsOfTheUsersAreTheirs) {
+  const auto weight = torch::randn({4, 3, 3, 3});
+  const auto own = c10::Dispatcher::singleton()
+                       .findSchemaOrThrow("bsconv_capture_test::conv2d", "")
+                       .typed<Tensor(const Tensor&, const Tensor&)>();
+  const Call call = [=](const Tensor& image) { return own.call(image, weight); };
+  expect_same(optimized(call, torch::randn({2, 3, 6, 6})), call, torch::randn({2, 3, 6, 6}));
+}
+
+TEST(Capture, PoolsToNothingAreLibTorchs) {
+  const Call call = [](const Tensor& image) {
+    return torch::cat({torch::adaptive_avg_pool2d(image, {0, 0}).flatten(1), image.flatten(1)}, 1);
+  };
+  expect_planned(call, torch::randn({2, 3, 4, 4}));
+}
+
 TEST(Capture, ABiasOfOneNumberIsThatOfAllChannels) {
   const auto x = torch::randn({2, 12});
   const auto matrix = torch::randn({12, 40});

@@ -55,6 +55,8 @@ inline bool fold_affine_back(Graph& graph, std::size_t index) {
     producer->scale = producer->scale * node.scale;
   }
   producer->bias = producer->bias * node.scale + node.bias;
+  // Which of the two it is is part of what the weights are made of.
+  producer->origin.push_back(-1);
   detail::append_origin(producer->origin, node.origin);
   detail::absorb(graph, node, *producer);
   return true;
@@ -71,6 +73,7 @@ inline bool fold_affine_forward(Graph& graph, Node& node) {
   }
   node.bias = node.bias + node.weight.flatten(1).matmul(producer->bias);
   node.weight = node.weight * producer->scale.view({1, -1, 1, 1});
+  node.origin.push_back(-2);
   detail::append_origin(node.origin, producer->origin);
   detail::take_input(node, *producer);
   return true;

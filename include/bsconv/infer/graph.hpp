@@ -151,7 +151,9 @@ struct Graph {
     if (values.empty()) {
       device = tensor.device();
     }
-    value.image = tensor.scalar_type() == torch::kFloat && tensor.device() == device &&
+    const bool is_batch = values.empty() || (!values.front().sizes.empty() && tensor.dim() > 0 &&
+                                             tensor.size(0) == values.front().sizes[0]);
+    value.image = is_batch && tensor.scalar_type() == torch::kFloat && tensor.device() == device &&
                   tensor.layout() == torch::kStrided && (tensor.dim() == 4 || tensor.dim() == 2) &&
                   tensor.numel() > 0;
     values.push_back(std::move(value));

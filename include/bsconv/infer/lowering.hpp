@@ -47,7 +47,11 @@ class Lowering : public ValueTracker {
       return false;
     }
     const std::string& full = call.op.operator_name().name;
-    std::string name = full.substr(full.find("::") + 2);
+    const std::string space = "aten::";
+    if (output.numel() == 0 || full.compare(0, space.size(), space) != 0) {
+      return false;
+    }
+    std::string name = full.substr(space.size());
     if (name.size() > 1 && name.back() == '_') {
       name.pop_back();
     }
@@ -187,6 +191,7 @@ class Lowering : public ValueTracker {
     }
     node.kind = NodeKind::convolution;
     const auto weight = constant(matrix, node).to(torch::kDouble);
+    node.origin.push_back(transposed ? 1 : 0);
     node.weight = (transposed ? weight.t() : weight).unsqueeze(-1).unsqueeze(-1);
     set_bias(bias, node.weight.size(0), node);
     return true;
@@ -370,10 +375,37 @@ class Lowering : public ValueTracker {
            sizes[1] == input.sizes[1] && pixels(sizes) == 1;
   }
 
+  // What will not stay as it is: what the model made in this run, and memory that is not
+  // LibTorch's.
+  bool may_change(const torch::Tensor& tensor) const {
+    return !find(tensor) &&
+           (is_derived(tensor) ||
+            (tensor.has_storage() && tensor.storage().data_ptr().get_context() == nullptr));
+  }
+
+  // An argument to keep.
+  c10::IValue as_it_was(const c10::IValue& argument) const {
+    if (argument.isTensor() && argument.toTensor().defined() && may_change(argument.toTensor())) {
+      return argument.toTensor().clone();
+    }
+    if (!argument.isTensorList()) {
+      return argument;
+    }
+    auto tensors = argument.toTensorVector();
+    for (auto& tensor : tensors) {
+      if (tensor.defined() && may_change(tensor)) {
+        tensor = tensor.clone();
+      }
+    }
+    return tensors;
+  }
+
   // Remembers the operator itself, for LibTorch to run it or for another format.
   void note_operator(const OperatorCall& call, Node& node) {
     node.op = call.op;
-    node.arguments = call.inputs;
+    for (const auto& input : call.inputs) {
+      node.arguments.push_back(as_it_was(input));
+    }
     const auto& arguments = call.op.schema().arguments();
     for (std::size_t i = 0; i < call.inputs.size(); ++i) {
       for_each_tensor(call.inputs[i], [&](const torch::Tensor& tensor, int64_t at) {

@@ -226,13 +226,14 @@ class Planner {
 
   std::shared_ptr<const kernels::PackedConvolution> pack(const Node& node, const Buffer& input,
                                                          int64_t most) {
-    return packs_.convolution(
-        {node.origin, node.weight.sizes().vec(), input.planar ? 1 : 0, most}, [&] {
-          return kernels::pack_convolution(
-              node.weight, node.bias,
-              input.planar ? kernels::WindowOrder::planar : kernels::WindowOrder::channels_last,
-              kernels_.width, most, layout_->in_pairs(node, input));
-        });
+    const bool in_pairs = layout_->in_pairs(node, input);
+    const int64_t order = (input.planar ? 1 : 0) + (in_pairs ? 2 : 0);
+    return packs_.convolution({node.origin, node.weight.sizes().vec(), order, most}, [&] {
+      return kernels::pack_convolution(
+          node.weight, node.bias,
+          input.planar ? kernels::WindowOrder::planar : kernels::WindowOrder::channels_last,
+          kernels_.width, most, in_pairs);
+    });
   }
 
   void place_buffers() {

@@ -81,8 +81,10 @@ struct Buffer {
             pixel};
   }
 
-  /// Whether its pixels lie together.
-  bool is_dense() const { return !planar && row == width * pixel; }
+  /// Whether its pixels lie together, and nothing around them.
+  bool is_dense() const {
+    return !planar && row == width * pixel && border == std::array<int64_t, 4>{0, 0, 0, 0};
+  }
 
   /// Writes the zeros around rows `begin` to `end`, with those above and below at the ends.
   void clear_border(float* arena, int64_t begin, int64_t end) const {
