@@ -370,6 +370,58 @@ TEST(FusedLayers, GradientsOfGradientsAreLibTorchs) {
   }
 }
 
+// A residual that is computed from the input, and weights that are used twice.
+TEST(FusedLayers, GradientsToDifferentiateAgainEqualThoseThatAreNot) {
+  torch::manual_seed(8);
+  bsconv::Chain twice;
+  const bsconv::BSConvU shared(bsconv::BSConvUOptions(8, 8, 3).padding(1).with_bn(true));
+  const BatchNorm2d norm(8);
+  for (const char* use : {"1", "2"}) {
+    twice->push_back(std::string("layer") + use, shared);
+    twice->push_back(std::string("norm") + use, norm);
+    twice->push_back(std::string("relu") + use, torch::nn::ReLU());
+  }
+  const std::vector<std::pair<bsconv::Layer, int64_t>> cases = {
+      {twice, 8},
+      {bsconv::create_model("cifar_resnet20"), 3},
+      {bsconv::create_model("cifar_resnet20_bsconvu"), 3}};
+  for (const auto& [layer, channels] : cases) {
+    auto model = layer;
+    model->train();
+    const auto x = torch::rand({4, channels, 16, 16}).set_requires_grad(true);
+    auto inputs = model->parameters();
+    inputs.push_back(x);
+    const auto gradients = [&](bool create_graph) {
+      return torch::autograd::grad({model->forward(x).square().sum()}, inputs, {}, std::nullopt,
+                                   create_graph);
+    };
+    const auto expected = gradients(false);
+    const auto found = gradients(true);
+    for (std::size_t i = 0; i < inputs.size(); ++i) {
+      const auto difference = (found[i] - expected[i]).norm().item<double>();
+      EXPECT_LE(difference, 1e-2 * expected[i].norm().item<double>() + 1e-2) << i;
+    }
+  }
+}
+
+TEST(FusedLayers, TangentsOfForwardModeAreLibTorchs) {
+  torch::manual_seed(9);
+  auto layer = chain_of(bsconv::BSConvU(bsconv::BSConvUOptions(8, 16, 3).padding(1).with_bn(true)),
+                        true, true, 16);
+  layer->train();
+  const auto input = torch::randn({3, 8, 9, 9});
+  const auto direction = torch::randn({3, 8, 9, 9});
+  const auto tangent = [&](bool fused) {
+    const FusedTrainingGuard guard(fused);
+    const auto level = torch::autograd::ForwardADLevel::get_next_idx();
+    const auto output = layer->forward(torch::_make_dual(input, direction, level));
+    const auto result = std::get<1>(torch::_unpack_dual(output, level)).clone();
+    torch::autograd::ForwardADLevel::release_idx(level);
+    return result;
+  };
+  EXPECT_TRUE(torch::allclose(tangent(true), tangent(false), 1e-4, 1e-5));
+}
+
 TEST(FusedLayers, OneThreadAndManyGiveTheSame) {
   const int threads = torch::get_num_threads();
   torch::manual_seed(4);

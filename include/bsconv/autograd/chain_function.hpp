@@ -262,15 +262,22 @@ class ChainFunction : public torch::autograd::Function<ChainFunction> {
                                                   const torch::Tensor& gradient) {
     const std::size_t count = context.blocks.size();
     torch::autograd::variable_list tensors = {saved[0], saved[1]};
-    auto output = saved[0];
     for (std::size_t i = 0; i < count; ++i) {
       const auto* of_block = saved.data() + saved_at(i);
-      const auto& residual = context.adds_input ? saved[0] : saved[1];
-      output = reference_block(output, with_tensors(context.blocks[i], of_block),
-                               i + 1 == count ? residual : torch::Tensor());
       tensors.insert(tensors.end(), of_block, of_block + block_tensor_count);
     }
-    return reference_gradients(output, gradient, tensors, tensors.size(), tensors.size());
+    return reference_gradients(
+        [&context, count](const torch::autograd::variable_list& own) {
+          auto output = own[0];
+          for (std::size_t i = 0; i < count; ++i) {
+            const auto* of_block = own.data() + 2 + i * block_tensor_count;
+            const auto& residual = context.adds_input ? own[0] : own[1];
+            output = reference_block(output, with_tensors(context.blocks[i], of_block),
+                                     i + 1 == count ? residual : torch::Tensor());
+          }
+          return output;
+        },
+        gradient, tensors, tensors.size(), tensors.size());
   }
 };
 

@@ -63,12 +63,14 @@ class NormFunction : public torch::autograd::Function<NormFunction> {
     const auto capsule = context->saved_data["norm"].toCapsule();
     const auto& kept = static_cast<const NormContext&>(*capsule);
     if (torch::GradMode::is_enabled()) {
-      auto norm = kept.norm;
-      norm.weight = saved[2];
-      norm.bias = saved[3];
-      const auto output =
-          reference_activation(reference_norm(saved[0], norm), saved[1], kept.activation);
-      return reference_gradients(output, gradients[0], saved, 4, argument_count);
+      return reference_gradients(
+          [&kept](const torch::autograd::variable_list& own) {
+            auto norm = kept.norm;
+            norm.weight = own[2];
+            norm.bias = own[3];
+            return reference_activation(reference_norm(own[0], norm), own[1], kept.activation);
+          },
+          gradients[0], saved, 4, argument_count);
     }
     const NormalizationBackward backward(channels_last(gradients[0]), saved[0], saved[4],
                                          saved[1].defined(), kept.normalization, kept.activation,

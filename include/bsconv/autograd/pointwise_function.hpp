@@ -144,8 +144,11 @@ class PointwiseFunction : public torch::autograd::Function<PointwiseFunction> {
     const auto capsule = context->saved_data["pointwise"].toCapsule();
     const auto& kept = static_cast<const PointwiseContext&>(*capsule);
     if (torch::GradMode::is_enabled()) {
-      return reference_gradients(torch::conv2d(saved[0], saved[1], {}, kept.stride), gradients[0],
-                                 saved, 2, argument_count);
+      return reference_gradients(
+          [&kept](const torch::autograd::variable_list& own) {
+            return torch::conv2d(own[0], own[1], {}, kept.stride);
+          },
+          gradients[0], saved, 2, argument_count);
     }
     const StridedPointwise pointwise(*kept.kernels, saved[1], kept.stride);
     const auto gradient = channels_last(gradients[0]);

@@ -48,21 +48,28 @@ inline torch::Tensor reference_block(const torch::Tensor& input, const TrainingB
   return reference_activation(reference_norm(x, block.norm), residual, block.activation);
 }
 
-/// Gradients by LibTorch's operators that can be differentiated again: of `output` with respect to
-/// the first `count` of `tensors`, undefined where none is wanted, in a list of `size`.
-inline torch::autograd::variable_list reference_gradients(
-    const torch::Tensor& output, const torch::Tensor& gradient,
-    const torch::autograd::variable_list& tensors, std::size_t count, std::size_t size) {
+/// Gradients by LibTorch's operators that can be differentiated again: of what `forward` makes of
+/// `tensors`, with respect to the first `count` of them, undefined where none is wanted, in a list
+/// of `size`.
+template <class Forward>
+torch::autograd::variable_list reference_gradients(const Forward& forward,
+                                                   const torch::Tensor& gradient,
+                                                   torch::autograd::variable_list tensors,
+                                                   std::size_t count, std::size_t size) {
   torch::autograd::variable_list inputs;
   std::vector<std::size_t> places;
   for (std::size_t i = 0; i < count; ++i) {
     if (tensors[i].defined() && tensors[i].requires_grad()) {
+      // One may be computed from another, as a residual from the input. Gradients for views of them
+      // are partial ones, without the way from one to the other.
+      tensors[i] = tensors[i].view_as(tensors[i]);
       inputs.push_back(tensors[i]);
       places.push_back(i);
     }
   }
-  const auto found = torch::autograd::grad({output}, inputs, {gradient}, /*retain_graph=*/true,
-                                           /*create_graph=*/true, /*allow_unused=*/true);
+  const auto found =
+      torch::autograd::grad({forward(tensors)}, inputs, {gradient}, /*retain_graph=*/true,
+                            /*create_graph=*/true, /*allow_unused=*/true);
   torch::autograd::variable_list result(size);
   for (std::size_t i = 0; i < places.size(); ++i) {
     result[places[i]] = found[i];

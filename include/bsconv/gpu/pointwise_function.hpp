@@ -129,7 +129,10 @@ class PointwiseFunction : public torch::autograd::Function<PointwiseFunction> {
     const auto& weight = saved[1];
     if (torch::GradMode::is_enabled()) {
       return bsconv::detail::reference_gradients(
-          torch::conv2d(input, weight.to(input.scalar_type())), gradients[0], saved, 2, 3);
+          [](const torch::autograd::variable_list& own) {
+            return torch::conv2d(own[0], own[1].to(own[0].scalar_type()));
+          },
+          gradients[0], saved, 2, 3);
     }
     const auto capsule = context->saved_data["convolution"].toCapsule();
     const auto& convolution = *static_cast<const PointwiseContext&>(*capsule).convolution;

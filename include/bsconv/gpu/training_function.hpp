@@ -67,13 +67,14 @@ class TailFunction : public torch::autograd::Function<TailFunction> {
     const auto capsule = context->saved_data["tail"].toCapsule();
     const auto& tail = *static_cast<const TailContext&>(*capsule).tail;
     const auto& shape = tail.shape();
-    TailTensors tensors{saved[0], saved[1], saved[2], saved[3], {}};
-    tensors.norm.weight = saved[4];
-    tensors.norm.bias = saved[5];
     if (torch::GradMode::is_enabled()) {
-      return bsconv::detail::reference_gradients(reference(tensors, shape), gradients[0], saved,
-                                                 tensor_count, argument_count);
+      return bsconv::detail::reference_gradients(
+          [&shape](const torch::autograd::variable_list& own) {
+            return reference(tensors_of(own), shape);
+          },
+          gradients[0], saved, tensor_count, argument_count);
     }
+    const auto tensors = tensors_of(saved);
     const TailForward made{saved[8], shape.depthwise ? saved[6] : saved[0], saved[7]};
     const auto found = tail.backward(bsconv::detail::channels_last(gradients[0]), tensors, made);
     return {found.input,       found.residual,  found.depthwise, found.bias,
@@ -81,6 +82,13 @@ class TailFunction : public torch::autograd::Function<TailFunction> {
   }
 
  private:
+  static TailTensors tensors_of(const torch::autograd::variable_list& saved) {
+    TailTensors tensors{saved[0], saved[1], saved[2], saved[3], {}};
+    tensors.norm.weight = saved[4];
+    tensors.norm.bias = saved[5];
+    return tensors;
+  }
+
   static constexpr std::size_t tensor_count = 6;
   static constexpr std::size_t argument_count = 8;
 

@@ -33,10 +33,11 @@ struct Followers {
   torch::Tensor residual;
 };
 
-/// Whether `tensor` is a tensor of numbers on `device`, and no more than that.
+/// Whether `tensor` is a tensor of numbers on `device`, and no more than that: without a tangent of
+/// forward-mode differentiation, too.
 inline bool is_plain(const torch::Tensor& tensor, torch::Device device) {
   return tensor.device() == device && tensor.layout() == torch::kStrided &&
-         !at::isTensorSubclassLike(tensor);
+         !at::isTensorSubclassLike(tensor) && !tensor._fw_grad(/*level=*/0).defined();
 }
 
 /// Whether `tensor` is undefined, or plain and single precision: all that layers own. On a GPU its
