@@ -211,6 +211,8 @@ TEST(ExportOnnx, RefusesWhatItCannotWrite) {
        "has a divisor of its own"},
       {[](const torch::Tensor& x) { return torch::avg_pool2d(x, 4, 2, 1, true, true); },
        "counts its padding and rounds its size up"},
+      {[](const torch::Tensor& x) { return torch::max_pool2d(x, 2, 3, 0, 3, true); },
+       "rounds its size up beyond a whole kernel of padding"},
       {[](const torch::Tensor& x) {
          return torch::upsample_nearest2d(x, torch::IntArrayRef({7, 10}));
        },
@@ -288,6 +290,11 @@ TEST(ExportOnnx, RefusesWrongArguments) {
             "export_onnx: the example input must be a float tensor [N, ...] on the CPU, got Double "
             "[1, 3] on cpu");
   EXPECT_THAT(error({}, {}), HasSubstr("got an undefined tensor"));
+  EXPECT_EQ(error(x, OnnxExportOptions().model_name("")), "export_onnx: the model needs a name");
+  EXPECT_EQ(error(x, OnnxExportOptions().metadata({{"a", "1"}, {"a", "2"}})),
+            "export_onnx: the metadata has 'a' twice");
+  EXPECT_EQ(error(x, OnnxExportOptions().metadata({{"class_names", "1"}}).class_names({"b"})),
+            "export_onnx: the metadata has 'class_names' twice");
   EXPECT_EQ(error(x, OnnxExportOptions().class_names({"a\nb"})),
             "export_onnx: the class name 'a\nb' has a line break");
   EXPECT_THAT(bsconv_test::error_of([&] { bsconv::export_onnx(model, x, "/proc/none/a.onnx"); }),
@@ -473,6 +480,12 @@ TEST_F(ExportOnnxPython, EveryKindOfOperator) {
          return torch::add(x, x.square(), 0.5) - 2 * x / (x.abs() + 1).sqrt() +
                 (x.abs() + 1).rsqrt() * x.neg().exp() + x.pow(2) + torch::maximum(x, x * 0.5);
        }},
+      {"types",
+       [](const Tensor& x) {
+         const auto y = torch::softmax(x, 1, torch::kDouble) + x.sum({1}, true, torch::kDouble) +
+                        torch::log_softmax(x, 2, torch::kDouble);
+         return torch::cat({x, y, x.to(torch::kLong).clamp(0, 16777217)}, 1).to(torch::kFloat);
+       }},
       {"reductions",
        [](const Tensor& x) {
          return x.mean({2, 3}, true) + x.sum({1}, true) + x.amax({3}, true) + x.mean(1, true);
@@ -491,7 +504,7 @@ TEST_F(ExportOnnxPython, EveryKindOfOperator) {
        [](const Tensor& x) {
          auto y = x.view({x.size(0), 2, 3, 9, 11}).transpose(1, 2).reshape({-1, 6, 9, 11});
          const auto parts = y.chunk(2, 1);
-         y = torch::cat({parts[1], parts[0], y.slice(1, 1, 3), y.narrow(1, 0, 2)}, 1);
+         y = torch::cat({parts[1], parts[0], y.slice(1, 1, 3), y.narrow(1, -2, 2)}, 1);
          y = torch::stack({y, y * 2}, 1).select(1, 1).permute({0, 2, 3, 1}).contiguous();
          return y.unsqueeze(1).squeeze(1).flatten(1, 2);
        }},

@@ -22,6 +22,7 @@
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -76,6 +77,15 @@ inline void check_export(const torch::nn::Module& module, const torch::Tensor& e
                     example.defined() ? c10::str(c10::toString(example.scalar_type()), " ",
                                                  example.sizes(), " on ", example.device().str())
                                       : std::string("an undefined tensor"));
+  TORCH_CHECK_VALUE(!options.model_name().empty(), "export_onnx: the model needs a name");
+  std::set<std::string> keys;
+  if (!options.class_names().empty()) {
+    keys.insert("class_names");
+  }
+  for (const auto& item : options.metadata()) {
+    TORCH_CHECK_VALUE(keys.insert(item.first).second, "export_onnx: the metadata has '", item.first,
+                      "' twice");
+  }
   for (const auto& name : options.class_names()) {
     TORCH_CHECK_VALUE(name.find('\n') == std::string::npos, "export_onnx: the class name '", name,
                       "' has a line break");

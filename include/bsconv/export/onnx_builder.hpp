@@ -162,6 +162,24 @@ class Builder {
     return weight(tensor);
   }
 
+  /// The same in the type of the result.
+  std::string input_in_result_type(std::size_t index, int64_t at = -1) {
+    const auto found = value(index, at);
+    const auto& given = argument(index);
+    const auto type = found ? graph_.values[*found].dtype
+                      : at < 0
+                          ? given.toTensor().scalar_type()
+                          : given.toTensorVector().at(static_cast<std::size_t>(at)).scalar_type();
+    if (type == result_type()) {
+      return input(index, at);
+    }
+    const auto number = element_number(result_type());
+    if (!number) {
+      refuse(c10::str("makes numbers of type ", result_type(), ", which ONNX has not"));
+    }
+    return add("Cast", {input(index, at)}, {{"to", int64_t{*number}}});
+  }
+
   /// The name of `tensor`, which belongs to the model: its name in the state dict where it has one.
   std::string weight(const torch::Tensor& tensor) {
     const auto known = weights_.find(tensor.unsafeGetTensorImpl());
@@ -210,7 +228,9 @@ class Builder {
   }
 
   /// The name of a constant number of the result's type.
-  std::string number(double value) { return constant(torch::tensor(value).to(result_type())); }
+  std::string number(double value) {
+    return constant(torch::tensor(value, torch::kDouble).to(result_type()));
+  }
   /// The name of a constant list.
   std::string list(const std::vector<int64_t>& values) {
     return constant(torch::tensor(values, torch::kLong));

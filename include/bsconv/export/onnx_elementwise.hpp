@@ -76,7 +76,7 @@ inline void write_prelu(Builder& to) {
 }
 
 inline void write_softmax(Builder& to, const std::string& type) {
-  to.give(to.add(type, {to.input(0)}, {{"axis", to.argument(1).toInt()}}));
+  to.give(to.add(type, {to.input_in_result_type(0)}, {{"axis", to.argument(1).toInt()}}));
 }
 
 // Limits by numbers; a missing one is left out.
@@ -144,7 +144,7 @@ inline void write_reduction(Builder& to, const std::string& type) {
   const bool some = to.argument(1).isIntList();
   const auto axes = some ? to.argument(1).toIntVector() : std::vector<int64_t>{};
   const int64_t keep = some && to.argument(2).toBool() ? 1 : 0;
-  std::vector<std::string> inputs = {to.input(0)};
+  std::vector<std::string> inputs = {to.input_in_result_type(0)};
   std::map<std::string, Attribute> attributes = {{"keepdims", keep}};
   // Axes became an input: of the sum first, of the others later.
   if (!axes.empty() && (to.model.opset >= 18 || type == "ReduceSum")) {

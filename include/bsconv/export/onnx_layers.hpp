@@ -242,6 +242,11 @@ inline void write_max_pool(Builder& to) {
   const std::size_t spatial = to.name() == "max_pool1d" ? 1 : to.name() == "max_pool3d" ? 3 : 2;
   const auto dilation = numbers(to.argument(4), spatial);
   const auto shape = windows(to, spatial, dilation, to.argument(5).toBool());
+  for (std::size_t i = 0; i < shape.pads.size(); ++i) {
+    if (shape.pads[i] >= shape.kernel[i % spatial]) {
+      to.refuse("rounds its size up beyond a whole kernel of padding, which runtimes refuse");
+    }
+  }
   to.give(to.add("MaxPool", {to.input(0)},
                  {{"kernel_shape", shape.kernel},
                   {"strides", shape.strides},

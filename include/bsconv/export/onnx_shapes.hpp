@@ -36,20 +36,7 @@ inline void write_nothing(Builder& to) {
   to.give(to.input(0));
 }
 
-inline void write_cast(Builder& to) {
-  // `type_as` and `to(other)` may have the value as their other argument.
-  const auto in = to.value(0);
-  const auto from = in ? to.graph().values[*in].dtype : to.argument(0).toTensor().scalar_type();
-  if (from == to.result_type()) {
-    to.give(to.input(0));
-    return;
-  }
-  const auto number = element_number(to.result_type());
-  if (!number) {
-    to.refuse(c10::str("makes numbers of type ", to.result_type(), ", which ONNX has not"));
-  }
-  to.give(to.add("Cast", {to.input(0)}, {{"to", int64_t{*number}}}));
-}
+inline void write_cast(Builder& to) { to.give(to.input_in_result_type(0)); }
 
 inline void write_reshape(Builder& to) {
   const auto from = to.sizes(0);
@@ -98,7 +85,7 @@ inline void write_cat(Builder& to) {
   std::vector<std::string> inputs;
   const auto count = static_cast<int64_t>(to.argument(0).toTensorVector().size());
   for (int64_t at = 0; at < count; ++at) {
-    inputs.push_back(to.input(0, at));
+    inputs.push_back(to.input_in_result_type(0, at));
   }
   const auto axis = axis_of(to.argument(1), to.result_sizes().size());
   if (to.name() == "stack") {
@@ -119,7 +106,10 @@ inline void write_slice(Builder& to) {
   const auto axis = axis_of(to.argument(1), to.sizes(0).size());
   if (to.name() == "narrow") {
     const int64_t start = to.argument(2).toInt();
-    to.give(slice(to, to.input(0), axis, start, start + to.argument(3).toInt()));
+    const int64_t end = start + to.argument(3).toInt();
+    // Counted from the end, 0 would be the front.
+    constexpr auto all = std::numeric_limits<int64_t>::max();
+    to.give(slice(to, to.input(0), axis, start, start < 0 && end == 0 ? all : end));
     return;
   }
   const int64_t start = to.argument(2).isNone() ? 0 : to.argument(2).toInt();
