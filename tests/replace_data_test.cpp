@@ -132,6 +132,10 @@ TEST(ReplaceTerms, AreRepeatedToLoadTheWeights) {
       other, BSConvUReplacementOptions(options).layer_terms(report.layer_terms()));
   EXPECT_EQ(again.layer_terms(), report.layer_terms());
   EXPECT_EQ(bsconv_test::parameter_names(*other), bsconv_test::parameter_names(*net));
+  Typed untouched;
+  EXPECT_EQ(bsconv::replace_with_bsconv_u(untouched, BSConvUReplacementOptions().layer_terms({}))
+                .replaced(),
+            0U);
   EXPECT_THAT(
       message_of([&] {
         bsconv::replace_with_bsconv_u(other, BSConvUReplacementOptions().layer_terms({{"a", 0}}));
@@ -214,6 +218,25 @@ TEST(ReplaceData, WorksOnTypedMembersInRunningOrder) {
   EXPECT_TRUE(net->is_training());
   EXPECT_LT(distance(net->forward(batches[0]), expected),
             0.7 * distance(plain->forward(batches[0]), expected));
+}
+
+/// Calls its convolution as a function, with one number for both axes.
+struct FunctionalImpl : torch::nn::Module {
+  torch::nn::Conv2d conv = register_module("conv", torch::nn::Conv2d(same(4, 5)));
+  torch::Tensor forward(const torch::Tensor& x) {
+    return torch::conv2d(x, conv->weight, conv->bias, 1, 1);
+  }
+};
+TORCH_MODULE(Functional);
+
+TEST(ReplaceData, WorksOnConvolutionsThatAreCalledAsFunctions) {
+  torch::manual_seed(7);
+  Functional net;
+  const auto batches = batches_of(4);
+  const torch::NoGradGuard no_grad;
+  const auto expected = net->forward(batches[0]);
+  bsconv::replace_with_bsconv_u(net, data(BSConvUReplacementOptions(), {net, batches}));
+  EXPECT_LT(distance(net->forward(batches[0]), expected), 0.9);
 }
 
 TEST(ReplaceData, InnerBatchNormalizationsChangeNothingAtFirst) {

@@ -46,9 +46,10 @@ LayerPlan make_plan(torch::nn::Conv2dImpl& conv, const std::string& path, const 
   plan.shape.mid_channels = options.mid_channels(conv);
   const auto& weight = conv.weight;
   const int64_t exact = std::min(conv.options.in_channels(), weight.size(2) * weight.size(3));
-  const auto given = options.layer_terms().find(path);
-  const bool fixed = given != options.layer_terms().end();
-  plan.shape.terms = std::min(fixed ? given->second : options.terms(), exact);
+  // Only layers at its paths are selected.
+  const auto& given = options.layer_terms();
+  const bool fixed = given.has_value();
+  plan.shape.terms = std::min(fixed ? given->at(path) : options.terms(), exact);
   const bool by_share = !fixed && options.explained_variance() > 0.0;
   if (grouped || (options.initialization() == Initialization::random && !by_share &&
                   options.min_explained_variance() == 0.0)) {

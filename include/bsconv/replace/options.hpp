@@ -16,6 +16,7 @@
 #include <array>
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -137,13 +138,14 @@ class ReplacementOptions {
 
   /// Replaces the convolutions at these paths and no others, each by so many layers: what
   /// `ReplacementReport::layer_terms` says of an earlier replacement, to make a model that can load
-  /// its weights. Goes before `terms` and `explained_variance`. Default: empty, not used
+  /// its weights; none of them if there is no path. Goes before `terms` and `explained_variance`.
+  /// Default: not used
   Derived& layer_terms(std::map<std::string, int64_t> layer_terms) {
     layer_terms_ = std::move(layer_terms);
     return self();
   }
-  /// The terms by path.
-  const std::map<std::string, int64_t>& layer_terms() const { return layer_terms_; }
+  /// The terms by path, if they were given.
+  const std::optional<std::map<std::string, int64_t>>& layer_terms() const { return layer_terms_; }
 
   /// Leaves a convolution alone if the new layer can have less than this share, 0 to 1, of the
   /// squared norm of its weights; the report tells. Default: 0
@@ -180,7 +182,7 @@ class ReplacementOptions {
     };
     return accepts(groups_, options.groups()) && accepts(kernel_sizes_, *options.kernel_size()) &&
            std::min(options.in_channels(), options.out_channels()) >= min_channels_ &&
-           (layer_terms_.empty() || layer_terms_.count(path) != 0) &&
+           (!layer_terms_ || layer_terms_->count(path) != 0) &&
            (include_.empty() || any_pattern(include_)) && !any_pattern(exclude_);
   }
 
@@ -199,9 +201,11 @@ class ReplacementOptions {
     TORCH_CHECK_VALUE(explained_variance_ >= 0.0 && explained_variance_ <= 1.0, function,
                       ": explained_variance must be 0 to 1, got ", explained_variance_);
     TORCH_CHECK_VALUE(terms_ > 0, function, ": terms must be at least 1, got ", terms_);
-    for (const auto& [path, terms] : layer_terms_) {
-      TORCH_CHECK_VALUE(terms > 0, function, ": the terms of '", path, "' must be at least 1, got ",
-                        terms);
+    if (layer_terms_) {
+      for (const auto& [path, terms] : *layer_terms_) {
+        TORCH_CHECK_VALUE(terms > 0, function, ": the terms of '", path,
+                          "' must be at least 1, got ", terms);
+      }
     }
     if (initialization_ == Initialization::data) {
       detail::check_calibration(function, calibration_);
@@ -244,7 +248,7 @@ class ReplacementOptions {
   Calibration calibration_;
   int64_t terms_ = 1;
   double explained_variance_ = 0.0;
-  std::map<std::string, int64_t> layer_terms_;
+  std::optional<std::map<std::string, int64_t>> layer_terms_;
   double min_explained_variance_ = 0.0;
   bool with_bn_ = false;
   torch::nn::BatchNormOptions bn_options_{1};
