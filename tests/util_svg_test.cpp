@@ -56,7 +56,9 @@ TEST(Svg, LinesHaveGapsAndNamesAreEscaped) {
 TEST(Svg, OneValueOrNoneStillHasAxes) {
   for (const auto& svg :
        {Plot().line("", {}, {}).to_string(), Plot().line("", {3}, {7}).to_string(),
-        Plot().bars("", {0, 1}, {0}).to_string()}) {
+        Plot().bars("", {0, 1}, {0}).to_string(),
+        Plot().line("", {1, 2}, {0.3, 0.1 + 0.2}).to_string(),
+        Plot().line("", {1, 2}, {0, 1}).y_range(0.3, 0.1 + 0.2).to_string()}) {
     EXPECT_THAT(svg, HasSubstr("</svg>"));
     EXPECT_THAT(svg, Not(HasSubstr("nan")));
     EXPECT_THAT(svg, Not(HasSubstr("inf")));

@@ -87,6 +87,30 @@ TEST(WeightsPth, ReadsEveryFormatOfPython) {
   }
 }
 
+TEST(WeightsPth, ReadsConjugatesAndNegatives) {
+  const auto conjugate = load_pth(golden("conjugate.pth"))["conjugate"];
+  EXPECT_FALSE(conjugate.is_conj());
+  EXPECT_EQ(conjugate[0].item<c10::complex<float>>(), c10::complex<float>(1, -2));
+  const auto negative = load_pth(golden("negative.pth"))["negative"];
+  EXPECT_FALSE(negative.is_neg());
+  EXPECT_TRUE(torch::equal(negative, torch::tensor({-2.0F, 4.0F})));
+}
+
+TEST(WeightsPth, WritesMemoryOfTwoTypesOnceAsEach) {
+  const TemporaryDirectory folder;
+  const auto numbers = torch::randn({4}, torch::kComplexFloat);
+  StateDict state;
+  state.insert("complex", numbers);
+  state.insert("real", torch::view_as_real(numbers));
+  state.insert("again", numbers);
+  save_pth(folder.path() / "two.pth", state);
+  const auto loaded = load_pth(folder.path() / "two.pth");
+  for (const auto& item : state) {
+    EXPECT_TRUE(torch::equal(loaded[item.key()], item.value())) << item.key();
+  }
+  EXPECT_TRUE(loaded["again"].is_alias_of(loaded["complex"]));
+}
+
 TEST(WeightsPth, LoadsIntoAModule) {
   torch::nn::Sequential model(torch::nn::Conv2d(2, 2, 1), torch::nn::BatchNorm2d(2));
   const auto state = load_pth(golden("module.pth"));

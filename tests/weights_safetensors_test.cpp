@@ -74,6 +74,17 @@ TEST(WeightsSafetensors, KeepsEveryDtypeShapeOrderAndMetadata) {
   }
 }
 
+TEST(WeightsSafetensors, WritesWhatAViewShows) {
+  const TemporaryDirectory directory;
+  const auto negative = torch::_neg_view(torch::ones({3}));
+  StateDict state;
+  state.insert("negative", negative);
+  bsconv::weights::save_safetensors(directory.path() / "a", state);
+  EXPECT_TRUE(
+      torch::equal(bsconv::weights::load_safetensors(directory.path() / "a").tensors["negative"],
+                   -torch::ones({3})));
+}
+
 TEST(WeightsSafetensors, AlignsTheDataForMapping) {
   const TemporaryDirectory directory;
   StateDict state;

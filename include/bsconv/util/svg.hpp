@@ -66,9 +66,12 @@ inline std::vector<double> ticks(double low, double high, int count = 5) {
       break;
     }
   }
+  // Counted, as adding a step may not change a number that is much larger.
+  const double first = std::ceil(low / step - 1e-9);
+  const auto more = static_cast<int>(std::floor(high / step + 1e-9) - first);
   std::vector<double> result;
-  for (double tick = std::ceil(low / step - 1e-9); tick * step <= high + 1e-9 * step; tick += 1.0) {
-    result.push_back(tick * step);
+  for (int i = 0; i <= std::min(more, 10 * count); ++i) {
+    result.push_back((first + i) * step);
   }
   return result;
 }
@@ -211,7 +214,8 @@ class Plot {
     if (!(range.low <= range.high)) {
       return {0.0, 1.0};
     }
-    if (range.low == range.high) {
+    // A few bits apart is rounding.
+    if (range.high - range.low <= 1e-9 * std::max(std::abs(range.low), std::abs(range.high))) {
       const double half = range.low == 0.0 ? 0.5 : 0.5 * std::abs(range.low);
       return {range.low - half, range.high + half};
     }

@@ -51,6 +51,9 @@ struct PickleValue {
   /// Tensor: the offset is in `integer`.
   std::vector<int64_t> sizes;
   std::vector<int64_t> strides;
+  /// Tensor: its elements stand for their conjugates, or for their negatives.
+  bool conjugated = false;
+  bool negated = false;
 };
 
 /// A pickle as plain values.

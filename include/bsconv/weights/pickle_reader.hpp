@@ -137,7 +137,24 @@ class PickleReader : PickleMachine {
           "a tensor has " + std::to_string(tensor.sizes.size()) + " sizes, but " +
               std::to_string(tensor.strides.size()) + " strides");
     charge(2 * tensor.sizes.size());
+    // requires_grad, hooks, and what else there is to know about it.
+    if (arguments.size() > 6) {
+      read_flags(value(arguments[6]), tensor);
+    }
     push(add(std::move(tensor)));
+  }
+
+  void read_flags(const PickleValue& flags, PickleValue& tensor) const {
+    check(flags.kind == PickleKind::dictionary || flags.kind == PickleKind::none,
+          "a tensor's metadata is no dictionary");
+    for (std::size_t i = 0; i + 1 < flags.items.size(); i += 2) {
+      const auto& key = value(flags.items[i]);
+      const auto& flag = value(flags.items[i + 1]);
+      const bool known = key.kind == PickleKind::text && (key.text == "conj" || key.text == "neg");
+      check(known && flag.kind == PickleKind::boolean,
+            "a tensor's metadata '" + key.text + "' is not supported");
+      (key.text == "conj" ? tensor.conjugated : tensor.negated) = flag.integer != 0;
+    }
   }
 
   // ('storage', type, key, location, elements[, view])

@@ -224,7 +224,12 @@ class PthReader {
       }
       return torch::empty(value.sizes, storage.tensor.options());
     }
-    return storage.tensor.as_strided(value.sizes, value.strides, value.integer);
+    auto tensor = storage.tensor.as_strided(value.sizes, value.strides, value.integer);
+    if (value.conjugated) {
+      TORCH_CHECK(tensor.is_complex(), origin_, ": '", name, "' is conjugated, but not complex");
+      tensor = tensor.conj();
+    }
+    return (value.negated ? tensor.neg() : tensor).resolve_conj();
   }
 
   uint64_t max_elements() const { return std::max<uint64_t>(1024, 16 * file_->size()); }

@@ -9,9 +9,9 @@
 #include <cstdint>
 #include <exception>
 #include <filesystem>
+#include <map>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -109,7 +109,9 @@ class StateDictPickler {
 
   void tensor(const torch::Tensor& value, const std::string& name) {
     const auto& storage = value.storage();
-    const auto known = keys_.try_emplace(storage.unsafeGetStorageImpl(), storages_.size());
+    // A storage in a file is of one type: memory that is seen as two is written twice.
+    const auto known = keys_.try_emplace(
+        std::pair(storage.unsafeGetStorageImpl(), value.scalar_type()), storages_.size());
     const auto elements =
         static_cast<int64_t>(storage.nbytes() / static_cast<std::size_t>(value.element_size()));
     if (known.second) {
@@ -133,7 +135,7 @@ class StateDictPickler {
 
   std::string text_;
   std::vector<torch::Tensor> storages_;
-  std::unordered_map<const c10::StorageImpl*, std::size_t> keys_;
+  std::map<std::pair<const c10::StorageImpl*, torch::ScalarType>, std::size_t> keys_;
 };
 
 }  // namespace detail

@@ -107,7 +107,7 @@ inline void save_safetensors(const std::filesystem::path& path, const StateDict&
   file.write(&length, sizeof(length));
   file.write(text);
   for (const auto* item : by_alignment) {
-    const auto values = item->value().detach().to(torch::kCPU).contiguous();
+    const auto values = item->value().detach().to(torch::kCPU).contiguous().resolve_neg();
     file.write(values.const_data_ptr(), values.nbytes());
   }
   file.commit();

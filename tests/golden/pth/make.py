@@ -51,3 +51,7 @@ class Evil:
 
 torch.save({"a": Evil()}, folder / "evil.pth")
 torch.save(model, folder / "whole_model.pth")
+
+numbers = torch.tensor([1 + 2j, 3 - 4j])
+torch.save({"conjugate": numbers.conj()}, folder / "conjugate.pth")
+torch.save({"negative": numbers.conj().imag}, folder / "negative.pth")
