@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
+#include <filesystem>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -110,6 +111,10 @@ TEST(DataImageFile, ReadsPngOfEveryKind) {
       decode_image(encode_png(PNG_FORMAT_RGBA, 2, 1, {50, 60, 70, 255, 50, 60, 70, 0}), "x");
   EXPECT_EQ(color_at(alpha, 0, 0), (std::vector<int>{50, 60, 70}));
   EXPECT_EQ(color_at(alpha, 0, 1), (std::vector<int>{255, 255, 255}));
+  // Values below 256 of 65,536 in 16 bits, behind a byte for the fuzzer.
+  const auto dark =
+      bsconv_test::read_file(std::filesystem::path(BSCONV_TEST_DATA_DIR) / "fuzz/image/png_I16");
+  EXPECT_LE(decode_image({dark.begin() + 1, dark.end()}, "x").max().item<int>(), 1);
 }
 
 TEST(DataImageFile, ReadsJpegOfEveryColorSpace) {

@@ -10,6 +10,8 @@
 
 #include <atomic>
 #include <chrono>
+#include <limits>
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -137,6 +139,19 @@ TEST(DataLoader, TheOnePassGivesWhatTheTransformsGive) {
     EXPECT_LE(erased.max().item<int>(), 1);
     EXPECT_TRUE(flip.get(2, index).images.equal(plain.get(2, index).images.flip({3})));
   }
+}
+
+/// Does something else than its base.
+class Zeros : public bsconv::data::RandomCrop {
+ public:
+  torch::Tensor apply(const torch::Tensor& images, torch::Generator&) const override {
+    return torch::zeros_like(images);
+  }
+};
+
+TEST(DataLoader, DerivedTransformsDoTheirOwn) {
+  const DataLoader loader(numbered(4), LoaderOptions().batch_size(4).augmentation(Zeros()));
+  EXPECT_EQ(loader.get(0, 0).images.abs().max().item<float>(), 0.0F);
 }
 
 TEST(DataLoader, MemoryFormatChangesTheLayoutOnly) {
@@ -290,6 +305,12 @@ class BrokenSource : public bsconv::data::BatchSource {
     return {};
   }
 };
+
+TEST(DataPrefetch, HasNoMoreWorkersThanBatches) {
+  const DataLoader loader(numbered(4), LoaderOptions().batch_size(2));
+  Prefetcher batches(loader, 0, 0, std::numeric_limits<int64_t>::max());
+  EXPECT_EQ(batches.next().labels.numel(), 2);
+}
 
 TEST(DataPrefetch, PassesOnWhatAWorkerThrows) {
   const BrokenSource source;

@@ -37,6 +37,8 @@ inline torch::Tensor decode_png(const std::vector<uint8_t>& bytes, const std::st
               " is not a readable PNG: ", static_cast<const char*>(image.message));
   // Deflate makes at most 1,032 bytes of one, each with at most 8 pixels.
   check_image_size(image.width, image.height, bytes.size(), 1032 * 8, origin);
+  // Else 16 bits would be taken for linear light.
+  image.flags |= PNG_IMAGE_FLAG_16BIT_sRGB;
   // Palettes, gray and 16 bits become 8-bit RGB; what is transparent shows a white ground.
   image.format = PNG_FORMAT_RGB;
   const png_color white{255, 255, 255};

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <typeinfo>
 #include <utility>
 
 #include <torch/arg.h>
@@ -80,11 +81,11 @@ class DataLoader : public BatchSource {
     const auto& transforms = options_.augmentation().transforms();
     std::size_t next = 0;
     if (next < transforms.size()) {
-      crop_ = std::dynamic_pointer_cast<const RandomCrop>(transforms[next]);
+      crop_ = exactly<RandomCrop>(transforms[next]);
       next += crop_ != nullptr ? 1 : 0;
     }
     if (next < transforms.size()) {
-      flip_ = std::dynamic_pointer_cast<const RandomHorizontalFlip>(transforms[next]);
+      flip_ = exactly<RandomHorizontalFlip>(transforms[next]);
       next += flip_ != nullptr ? 1 : 0;
     }
     rest_ = options_.augmentation().from(next);
@@ -137,6 +138,14 @@ class DataLoader : public BatchSource {
   const LoaderOptions& options() const noexcept { return options_; }
 
  private:
+  /// `transform` as a `Type`; null if it is another one, as a class derived from it is.
+  template <class Type>
+  static std::shared_ptr<const Type> exactly(const std::shared_ptr<const Transform>& transform) {
+    const auto& object = *transform;
+    return typeid(object) == typeid(Type) ? std::static_pointer_cast<const Type>(transform)
+                                          : nullptr;
+  }
+
   ImageDataset dataset_;
   LoaderOptions options_;
   detail::EpochOrder order_;

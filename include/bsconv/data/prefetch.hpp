@@ -10,6 +10,7 @@
 #include <map>
 #include <mutex>
 #include <optional>
+#include <system_error>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -54,15 +55,22 @@ class Prefetcher {
         end_(source.num_batches()),
         wanted_(first),
         next_(first),
-        ahead_(2 * workers) {
+        ahead_(2 * std::min(workers, end_ - first)) {
     TORCH_CHECK(workers >= 0, "workers must not be negative, got ", workers);
     TORCH_CHECK(first >= 0 && first <= end_, "batch ", first, " is out of range; an epoch has ",
                 end_, " batches");
     if (const auto device = source.device(); !device.is_cpu()) {
       stream_ = c10::impl::VirtualGuardImpl(device.type()).getStream(device);
     }
-    for (int64_t i = 0; i < std::min(workers, end_ - first); ++i) {
-      threads_.emplace_back([this] { work(); });
+    try {
+      for (int64_t i = 0; i < std::min(workers, end_ - first); ++i) {
+        threads_.emplace_back([this] { work(); });
+      }
+    } catch (const std::system_error& error) {
+      const auto started = threads_.size();
+      stop();
+      TORCH_CHECK(false, "only ", started, " of ", workers,
+                  " workers could be started: ", error.what());
     }
   }
 
@@ -70,16 +78,7 @@ class Prefetcher {
   Prefetcher& operator=(const Prefetcher&) = delete;
 
   /// Waits for the batches that are being made and drops what was not asked for.
-  ~Prefetcher() {
-    {
-      const std::lock_guard<std::mutex> lock(mutex_);
-      next_ = end_;
-    }
-    room_.notify_all();
-    for (auto& thread : threads_) {
-      thread.join();
-    }
-  }
+  ~Prefetcher() { stop(); }
 
   /// Whether the epoch has another batch.
   bool has_next() const { return wanted_ < end_; }
@@ -105,6 +104,18 @@ class Prefetcher {
   }
 
  private:
+  void stop() {
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      next_ = end_;
+    }
+    room_.notify_all();
+    for (auto& thread : threads_) {
+      thread.join();
+    }
+    threads_.clear();
+  }
+
   struct Made {
     Batch batch;
     std::exception_ptr error;
