@@ -303,6 +303,12 @@ TEST_F(TrainRecipe, StopsWhenTheAccuracyNoLongerRises) {
   again.resume_from(directory / "last.safetensors");
   EXPECT_TRUE(again.fit(recipe_training(), recipe_test()).stopped_early);
   EXPECT_EQ(again.epoch(), 4);
+  // Where not every epoch has a test, the last one that counts has.
+  Trainer seldom(still, TrainOptions(options).output_dir({}).eval_every(2));
+  const auto untested = seldom.fit(recipe_training(), recipe_test());
+  EXPECT_TRUE(untested.stopped_early);
+  EXPECT_EQ(untested.history.size(), 6U);
+  EXPECT_TRUE(untested.history.back().tested());
   Trainer longer(still, TrainOptions(options).patience(0).epochs(5));
   longer.resume_from(directory / "last.safetensors");
   EXPECT_FALSE(longer.fit(recipe_training(), recipe_test()).stopped_early);
@@ -359,6 +365,34 @@ TEST_F(TrainRecipe, AResumedRunWritesTheLinesOfTheEpochsBefore) {
   second.resume_from(directory / "last.safetensors");
   second.fit(recipe_training(), recipe_test());
   EXPECT_EQ(bsconv_test::read_file(directory / "metrics.csv"), csv);
+}
+
+TEST_F(TrainRecipe, ResumesBetweenStepsOfTheOptimizerOnly) {
+  const auto options = recipe_options().epochs(1).accumulate(2);
+  auto checkpoint = Trainer(recipe_net(), options).checkpoint();
+  checkpoint.step = 1;
+  checkpoint.steps = 5;
+  Trainer within(recipe_net(), options);
+  within.resume(checkpoint);
+  EXPECT_THAT(error_of([&] { within.fit(recipe_training(), recipe_test()); }),
+              HasSubstr("cannot go on after batch 1 of an epoch: 2 batches make a step"));
+  // All batches are done, of which there were more or fewer.
+  for (const int64_t steps : {3, 7}) {
+    checkpoint.step = checkpoint.steps = steps;
+    Trainer finished(recipe_net(), options);
+    finished.resume(checkpoint);
+    const auto result = finished.fit(recipe_training(), recipe_test());
+    ASSERT_EQ(result.history.size(), 1U);
+    EXPECT_TRUE(result.history[0].tested());
+  }
+}
+
+TEST_F(TrainRecipe, TellsTheRateOfAStepOfAllBatches) {
+  const auto options =
+      recipe_options().epochs(1).accumulate(100).schedule_type(ScheduleType::cosine);
+  Trainer trainer(recipe_net(), options);
+  EXPECT_DOUBLE_EQ(trainer.fit(recipe_training(), recipe_test()).history[0].learning_rate,
+                   options.learning_rate());
 }
 
 TEST_F(TrainRecipe, RefusesToResumeWithAnotherOptimizerOrAccumulation) {

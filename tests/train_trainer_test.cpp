@@ -8,11 +8,13 @@
 #include <bsconv/train/trainer.hpp>
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <filesystem>
 #include <functional>
 #include <limits>
 #include <memory>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -288,6 +290,37 @@ TEST_F(TrainTrainer, StopsAtALossThatIsNotFiniteAndNamesTheLastGoodCheckpoint) {
   Trainer fresh(make_net(), make_options());
   EXPECT_THAT(error_of([&] { fresh.fit(BrokenSource(0, 0), test_loader()); }),
               HasSubstr("no checkpoint was written before"));
+}
+
+/// A test set with an image that cannot be read.
+class UnreadableSource : public bsconv::data::BatchSource {
+ public:
+  int64_t num_batches() const override { return 1; }
+  int64_t num_examples() const override { return 1; }
+  Batch get(int64_t, int64_t) const override { throw std::runtime_error("an image is broken"); }
+};
+
+TEST_F(TrainTrainer, ATestThatFailsLosesNoTraining) {
+  const auto options = make_options(directory.path()).epochs(1);
+  Trainer trainer(make_net(), options);
+  EXPECT_THROW(trainer.fit(train_loader(), UnreadableSource()), std::runtime_error);
+  const auto saved = bsconv::train::load_checkpoint(directory / "last.safetensors");
+  EXPECT_EQ(saved.epoch, 0);
+  EXPECT_EQ(saved.step, train_loader().num_batches());
+  Trainer again(make_net(), options);
+  again.resume(saved);
+  const auto result = again.fit(train_loader(), test_loader());
+  ASSERT_EQ(result.history.size(), 1U);
+  EXPECT_TRUE(result.history[0].tested());
+}
+
+TEST_F(TrainTrainer, ATestWhoseLossIsNotFiniteIsNeverTheBest) {
+  Trainer trainer(make_net(), make_options(directory.path()).epochs(1));
+  const auto result = trainer.fit(train_loader(), BrokenSource(0, 0));
+  EXPECT_TRUE(result.history[0].tested());
+  EXPECT_FALSE(std::isfinite(result.history[0].test.loss));
+  EXPECT_EQ(result.history[0].best_epoch, 0);
+  EXPECT_FALSE(std::filesystem::exists(directory / "best.safetensors"));
 }
 
 TEST_F(TrainTrainer, NeverSavesWeightsThatAreNotFinite) {

@@ -122,6 +122,7 @@ inline nlohmann::json to_json(const Checkpoint& checkpoint) {
       {"settings", to_json(checkpoint.options)},
       {"epoch", checkpoint.epoch},
       {"step", checkpoint.step},
+      {"steps", checkpoint.steps},
       {"ema_updates", checkpoint.ema_updates},
       {"partial",
        {{"loss", partial.loss},
@@ -147,6 +148,7 @@ inline void from_json(const nlohmann::json& json, Checkpoint& checkpoint) {
   checkpoint.ema_updates = integer_or_zero(json, "ema_updates");
   checkpoint.epoch = bsconv::detail::json_value<int64_t>(json.at("epoch"));
   checkpoint.step = bsconv::detail::json_value<int64_t>(json.at("step"));
+  checkpoint.steps = integer_or_zero(json, "steps");
   const auto& partial = json.at("partial");
   checkpoint.partial.loss = number(partial.at("loss"));
   checkpoint.partial.cross_entropy = number(partial.at("cross_entropy"));

@@ -41,6 +41,8 @@ struct Checkpoint {
   int64_t epoch = 0;
   /// Batches done of the epoch after those.
   int64_t step = 0;
+  /// Batches in an epoch; 0 if unknown.
+  int64_t steps = 0;
   /// Sums over these batches.
   MetricSums partial;
   /// The finished epochs.

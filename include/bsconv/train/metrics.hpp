@@ -190,6 +190,9 @@ struct EpochSummary {
   double seconds = 0;
   /// Training images per second.
   double images_per_second = 0;
+
+  /// Whether there was a test after it.
+  bool tested() const { return !std::isnan(test.accuracy); }
 };
 
 /// The epochs as a CSV table with a header line. What was not measured is an empty cell; the last

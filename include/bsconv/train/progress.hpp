@@ -110,8 +110,7 @@ class Progress : public Observer {
     std::ostringstream text;
     text << "epoch " << summary.epoch << '/' << summary.epochs << " done: lr "
          << summary.learning_rate << ", train " << to_string(summary.train) << ", "
-         << (std::isnan(summary.test.loss) ? std::string("not tested")
-                                           : "test " + to_string(summary.test))
+         << (summary.tested() ? "test " + to_string(summary.test) : std::string("not tested"))
          << ", best " << std::fixed << std::setprecision(2) << 100 * summary.best_accuracy
          << " % (epoch " << summary.best_epoch << "), " << std::setprecision(0)
          << summary.images_per_second << " images/s, " << format_duration(summary.seconds);

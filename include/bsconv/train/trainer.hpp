@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <exception>
 #include <filesystem>
 #include <functional>
 #include <memory>
@@ -159,8 +160,17 @@ class Trainer {
                 " of ", test.shard().count,
                 ", but must be all of them: the processes share them out themselves");
     steps_ = train.num_batches();
+    // The epoch's training was finished, by other processes of as many or fewer batches.
+    if (step_ > 0 && step_ == resumed_steps_) {
+      step_ = steps_;
+    }
+    resumed_steps_ = 0;
     TORCH_CHECK(step_ <= steps_, "cannot resume after batch ", step_, " of an epoch that has ",
                 steps_, " batches; use the batch size and data set of the checkpoint");
+    TORCH_CHECK(step_ == steps_ || step_ % options_.accumulate() == 0, "cannot go on after batch ",
+                step_, " of an epoch: ", options_.accumulate(),
+                " batches make a step of the optimizer, and the gradients of those before it are "
+                "not in a checkpoint");
     if (!history_.empty()) {
       // A run that was killed may have written the checkpoint of an epoch, but not its line.
       write_metrics();
@@ -172,7 +182,7 @@ class Trainer {
       const std::chrono::duration<double> trained = std::chrono::steady_clock::now() - start;
       std::optional<MetricSums> tested;
       if (!stopped && is_tested(epoch_ + 1)) {
-        const auto result = evaluate_at(test, position());
+        const auto result = evaluate_or_save(test);
         // An interruption during the test leaves the epoch's training finished and its test to do.
         stopped = !result.complete;
         tested = result.sums;
@@ -198,6 +208,7 @@ class Trainer {
     result.options = options_;
     result.epoch = epoch_;
     result.step = step_;
+    result.steps = steps_;
     result.partial = partial_;
     result.history = history_;
     learner_.save(result);
@@ -222,6 +233,7 @@ class Trainer {
     }
     epoch_ = checkpoint.epoch;
     step_ = checkpoint.step;
+    resumed_steps_ = checkpoint.steps;
     partial_ = checkpoint.partial;
     history_ = checkpoint.history;
     folder_.resumed_from(path);
@@ -287,6 +299,20 @@ class Trainer {
     return result;
   }
 
+  /// The test after an epoch. If it fails, the epoch's training is not lost: a resume tests again.
+  TestResult evaluate_or_save(const data::BatchSource& test) {
+    try {
+      return evaluate_at(test, position());
+    } catch (...) {
+      try {
+        write_checkpoint("last.safetensors", checkpoint());
+      } catch (const std::exception&) {
+        // The test's error says more.
+      }
+      throw;
+    }
+  }
+
   /// Whether this process, or another, was asked to stop.
   bool is_stopped() { return processes_.any(stop_ && stop_()); }
 
@@ -294,8 +320,10 @@ class Trainer {
     return epoch % options_.eval_every() == 0 || epoch == options_.epochs();
   }
 
+  /// Only a test can tell.
   bool out_of_patience() const {
-    return options_.patience() > 0 && !history_.empty() && history_.back().best_epoch > 0 &&
+    return options_.patience() > 0 && !history_.empty() && history_.back().tested() &&
+           history_.back().best_epoch > 0 &&
            epoch_ - history_.back().best_epoch >= options_.patience();
   }
 
@@ -384,13 +412,16 @@ class Trainer {
     EpochSummary summary;
     summary.epoch = epoch_ + 1;
     summary.epochs = options_.epochs();
-    summary.learning_rate = position().learning_rate;
+    // The last step's, which may be of several batches.
+    summary.learning_rate =
+        schedule_.at(epoch_, (steps_ - 1) / options_.accumulate() * options_.accumulate(), steps_);
     summary.train = partial_.mean();
     summary.test = tested ? tested->mean() : Metrics::none();
     summary.best_accuracy = best_accuracy();
     summary.best_epoch = history_.empty() ? 0 : history_.back().best_epoch;
-    const bool best =
-        tested && (summary.best_epoch == 0 || summary.test.accuracy > summary.best_accuracy);
+    // Logits that are no numbers have a class, too.
+    const bool best = tested && std::isfinite(summary.test.loss) &&
+                      (summary.best_epoch == 0 || summary.test.accuracy > summary.best_accuracy);
     if (best) {
       summary.best_accuracy = summary.test.accuracy;
       summary.best_epoch = summary.epoch;
@@ -445,6 +476,8 @@ class Trainer {
   int64_t step_ = 0;
   /// Batches in an epoch, as soon as they are known.
   int64_t steps_ = 1;
+  /// The same of the checkpoint that the run goes on from; 0 if it doesn't say, or there is none.
+  int64_t resumed_steps_ = 0;
   MetricSums partial_;
   int64_t resumed_examples_ = 0;
   std::vector<EpochSummary> history_;
