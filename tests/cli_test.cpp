@@ -26,23 +26,13 @@ namespace cli_test {
 namespace {
 
 using bsconv_test::Process;
-using bsconv_test::program;
 using bsconv_test::run;
-using bsconv_test::TemporaryDirectory;
 using bsconv_test::write_file;
 using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::Not;
 
-class Cli : public testing::Test {
- protected:
-  void SetUp() override {
-    if (program().empty()) {
-      GTEST_SKIP() << "BSCONV_PROGRAM does not name the program";
-    }
-    ASSERT_TRUE(std::filesystem::exists(program())) << program();
-  }
-};
+class Cli : public bsconv_test::ProgramTest {};
 
 TEST_F(Cli, HelpsOnEveryCommand) {
   EXPECT_EQ(run({"--help"}).code, 0);
@@ -122,7 +112,6 @@ TEST_F(Cli, BenchTimesTrainingAndTellsItsMemory) {
 }
 
 TEST_F(Cli, ConvertsAndInspectsWeights) {
-  const TemporaryDirectory directory;
   const std::string golden = BSCONV_TEST_DATA_DIR "/pth/";
   const auto made = (directory.path() / "a.safetensors").string();
   const auto back = (directory.path() / "b.pth").string();
@@ -146,7 +135,6 @@ TEST_F(Cli, ConvertsAndInspectsWeights) {
 }
 
 TEST_F(Cli, ConvertsToOnnxAndFolds) {
-  const TemporaryDirectory directory;
   const auto weights = (directory / "a.safetensors").native();
   const auto onnx = (directory / "a.onnx").native();
   const auto folded = (directory / "b.pth").native();
@@ -197,7 +185,6 @@ TEST_F(Cli, ConvertsToOnnxAndFolds) {
 }
 
 TEST_F(Cli, AnalyzesAndReplacesATrainedModel) {
-  const TemporaryDirectory directory;
   const auto weights = (directory.path() / "a.safetensors").string();
   const auto out = (directory.path() / "b.pth").string();
   torch::manual_seed(1);
@@ -232,7 +219,6 @@ TEST_F(Cli, AnalyzesAndReplacesATrainedModel) {
 }
 
 TEST_F(Cli, ReplacesBySampleImages) {
-  const TemporaryDirectory directory;
   const auto weights = (directory.path() / "a.safetensors").string();
   const auto out = (directory.path() / "b.safetensors").string();
   torch::manual_seed(2);
@@ -269,7 +255,6 @@ TEST_F(Cli, ReplacesBySampleImages) {
 }
 
 TEST_F(Cli, WrongArgumentsExitWithTwo) {
-  const TemporaryDirectory directory;
   const struct {
     std::vector<std::string> arguments;
     std::string message;
@@ -315,7 +300,6 @@ TEST_F(Cli, WrongArgumentsExitWithTwo) {
 }
 
 TEST_F(Cli, FailuresExitWithOneAndSayWhatAndWhere) {
-  const TemporaryDirectory directory;
   write_file(directory / "test.bin", "short");
   write_file(directory / "train.bin", "short");
   const auto root = directory.path().native();
@@ -337,7 +321,6 @@ TEST_F(Cli, FailuresExitWithOneAndSayWhatAndWhere) {
 }
 
 TEST_F(Cli, TrainsResumesEvaluatesAndPredicts) {
-  const TemporaryDirectory directory;
   const auto out = (directory / "run").native();
   const std::vector<std::string> train = {"train",
                                           "--architecture",
@@ -425,7 +408,6 @@ TEST_F(Cli, WritesIntoANewFolderUnderRunsByDefault) {
 }
 
 TEST_F(Cli, AnInterruptionEndsWithACheckpointThatGoesOnBitForBit) {
-  const TemporaryDirectory directory;
   const auto flags = [&](const std::string& out) {
     return std::vector<std::string>{
         "train", "--architecture", "cifar_mobilenetv1_w1d4_bsconvu", "--epochs", "2", "--out", out};
@@ -450,7 +432,6 @@ TEST_F(Cli, AnInterruptionEndsWithACheckpointThatGoesOnBitForBit) {
 }
 
 TEST_F(Cli, AKilledProcessLeavesACompleteCheckpoint) {
-  const TemporaryDirectory directory;
   const auto out = (directory / "run").native();
   const Process process(
       {"train", "--architecture", "cifar_mobilenetv1_w1d4_bsconvu", "--out", out});

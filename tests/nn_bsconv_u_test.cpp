@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
-#include <ATen/autocast_mode.h>
 #include <bsconv/nn/bsconv_u.hpp>
+#include <bsconv/util/autocast_scope.hpp>
 
 #include "support/device.hpp"
 #include "support/golden.hpp"
@@ -108,11 +108,11 @@ TEST_P(BSConvUOnDevice, FollowsDtypeAndAutocast) {
   layer->to(device());
   const auto input = torch::randn({2, 5, 9, 9}).to(device());
   const auto output = layer->forward(input);
-  at::autocast::set_autocast_dtype(device().type(), torch::kBFloat16);
-  at::autocast::set_autocast_enabled(device().type(), true);
-  const auto rounded = layer->forward(input);
-  at::autocast::set_autocast_enabled(device().type(), false);
-  at::autocast::clear_cache();
+  torch::Tensor rounded;
+  {
+    const bsconv::detail::AutocastScope autocast(device().type(), torch::kBFloat16);
+    rounded = layer->forward(input);
+  }
   EXPECT_EQ(rounded.scalar_type(), torch::kBFloat16);
   EXPECT_TRUE(torch::allclose(rounded.to(torch::kFloat), output, 5e-2, 5e-2));
   layer->to(torch::kDouble);

@@ -78,9 +78,7 @@ bsconv::ModelCard make_card(const bsconv::train::Checkpoint& checkpoint,
 
 /// The published results with what was reached beside them.
 struct Results {
-  /// The file that they are from, empty if none was named.
-  std::filesystem::path path;
-  /// What it shall hold.
+  /// What their file shall hold.
   std::string text;
   /// How many lines change.
   int64_t lines = 0;
@@ -89,9 +87,6 @@ struct Results {
 /// Enters the card's accuracy in the results at `path`.
 Results enter_result(const std::filesystem::path& path, const bsconv::ModelCard& card) {
   Results results;
-  if (path.empty()) {
-    return results;
-  }
   auto table = bsconv::plot::CsvTable::read(path);
   const auto datasets = table.texts("dataset");
   const auto models = table.texts("model");
@@ -110,7 +105,6 @@ Results enter_result(const std::filesystem::path& path, const bsconv::ModelCard&
   }
   TORCH_CHECK(results.lines > 0, "'", path.native(), "' has no line of ", card.architecture, " on ",
               card.dataset);
-  results.path = path;
   results.text = table.to_text();
   return results;
 }
@@ -124,7 +118,7 @@ void package(const PackageFlags& flags) {
               "' was not written after an epoch with a test: nothing tells how good it is");
   auto card = make_card(checkpoint, flags);
   // What can't be entered or written down is found before the first file.
-  const auto results = enter_result(flags.results, card);
+  const auto results = flags.results.empty() ? Results() : enter_result(flags.results, card);
   (void)bsconv::detail::card_text(card);
   const auto base = flags.out / card.name;
   card.weights = card.name + ".safetensors";
@@ -135,9 +129,9 @@ void package(const PackageFlags& flags) {
   bsconv::write_model_card(base.native() + ".json", card);
   std::cout << card.name << ": " << card.top1 << " % on " << card.dataset << " after epoch "
             << card.epoch << ", in '" << flags.out.native() << "'\n";
-  if (!results.path.empty()) {
-    bsconv::weights::write_text_file(results.path, results.text);
-    std::cout << results.lines << " lines of '" << results.path.native() << "' changed\n";
+  if (!flags.results.empty()) {
+    bsconv::weights::write_text_file(flags.results, results.text);
+    std::cout << results.lines << " lines of '" << flags.results.native() << "' changed\n";
   }
 }
 

@@ -92,6 +92,7 @@ class ProgramTest : public testing::Test {
     if (program().empty()) {
       GTEST_SKIP() << "BSCONV_PROGRAM does not name the program";
     }
+    ASSERT_TRUE(std::filesystem::exists(program())) << program();
   }
   /// A path in the test's own directory.
   std::string path(const std::string& name) const { return (directory / name).native(); }

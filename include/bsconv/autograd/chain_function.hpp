@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 #pragma once
 
-#include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/autograd.h>
 #include <torch/types.h>
 #include <bsconv/autograd/block_backward.hpp>
@@ -135,8 +134,6 @@ class ChainFunction : public torch::autograd::Function<ChainFunction> {
   /// Gradients in the order of the arguments of `forward`.
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
                                                  torch::autograd::variable_list gradients) {
-    // A backward pass within an autocast scope runs in it.
-    const c10::impl::ExcludeDispatchKeyGuard single_precision(c10::DispatchKey::AutocastCPU);
     const auto saved = context->get_saved_variables();
     const auto capsule = context->saved_data["chain"].toCapsule();
     const auto& kept = static_cast<const ChainContext&>(*capsule);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 #pragma once
 
+#include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/autograd.h>
 #include <torch/types.h>
 #include <bsconv/autograd/block.hpp>
@@ -56,6 +57,8 @@ torch::autograd::variable_list reference_gradients(const Forward& forward,
                                                    const torch::Tensor& gradient,
                                                    torch::autograd::variable_list tensors,
                                                    std::size_t count, std::size_t size) {
+  // A backward pass within an autocast scope runs in it; on the CPU, fused operators don't.
+  const c10::impl::ExcludeDispatchKeyGuard single_precision(c10::DispatchKey::AutocastCPU);
   torch::autograd::variable_list inputs;
   std::vector<std::size_t> places;
   for (std::size_t i = 0; i < count; ++i) {

@@ -72,6 +72,15 @@ inline bool returns_view(const c10::OperatorHandle& op) {
   });
 }
 
+/// A list argument of `count` numbers; a single one stands for all.
+inline std::vector<int64_t> numbers(const c10::IValue& argument, std::size_t count) {
+  auto list = argument.toIntVector();
+  if (list.size() == 1) {
+    list.resize(count, list[0]);
+  }
+  return list;
+}
+
 /// The dispatch key that intercepts operators while it is switched on for a thread. It lies above
 /// all others, `graft_key` included. PyTorch documents it for tests of modes and registers
 /// nothing on it; this constant is the only place that chooses it.

@@ -153,24 +153,22 @@ class Builder {
     if (const auto found = value(index, at)) {
       return names_[*found];
     }
-    const auto& given = argument(index);
-    const torch::Tensor tensor =
-        at < 0 ? given.toTensor() : given.toTensorVector().at(static_cast<std::size_t>(at));
+    const auto tensor = tensor_at(index, at);
     if (tensor.dim() == 0) {
       return constant(tensor.to(result_type()));
     }
     return weight(tensor);
   }
 
-  /// The same in the type of the result.
-  std::string input_in_result_type(std::size_t index, int64_t at = -1) {
+  /// The type of the same argument's elements.
+  torch::ScalarType input_type(std::size_t index, int64_t at = -1) const {
     const auto found = value(index, at);
-    const auto& given = argument(index);
-    const auto type = found ? graph_.values[*found].dtype
-                      : at < 0
-                          ? given.toTensor().scalar_type()
-                          : given.toTensorVector().at(static_cast<std::size_t>(at)).scalar_type();
-    if (type == result_type()) {
+    return found ? graph_.values[*found].dtype : tensor_at(index, at).scalar_type();
+  }
+
+  /// The argument in the type of the result.
+  std::string input_in_result_type(std::size_t index, int64_t at = -1) {
+    if (input_type(index, at) == result_type()) {
       return input(index, at);
     }
     const auto number = element_number(result_type());
@@ -289,6 +287,12 @@ class Builder {
   void reserve(const std::string& name) { used_.insert(name); }
 
  private:
+  /// The argument at `index` (item `at` of a list), a tensor.
+  torch::Tensor tensor_at(std::size_t index, int64_t at) const {
+    const auto& given = argument(index);
+    return at < 0 ? given.toTensor() : given.toTensorVector().at(static_cast<std::size_t>(at));
+  }
+
   void know(const torch::Tensor& tensor, const std::string& name) {
     if (tensor.defined() && tensor.has_storage() && tensor.numel() > 0) {
       parameters_.try_emplace(tensor.const_data_ptr(), tensor, name);

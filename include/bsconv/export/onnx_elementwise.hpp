@@ -112,8 +112,7 @@ inline std::string operand(Builder& to, std::size_t index) {
   if (given.isScalar()) {
     return to.number(double_of(given));
   }
-  const auto type =
-      to.value(index) ? to.graph().values[*to.value(index)].dtype : given.toTensor().scalar_type();
+  const auto type = to.input_type(index);
   const bool is_number = !to.value(index) && given.toTensor().dim() == 0;
   if (type != to.result_type() && !is_number) {
     to.refuse(c10::str("mixes ", type, " and ", to.result_type(), ", which ONNX does not"));

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <torch/types.h>
+#include <bsconv/capture/operator_capture.hpp>
 #include <bsconv/export/onnx_builder.hpp>
 
 #include <algorithm>
@@ -18,14 +19,7 @@
 
 namespace bsconv::onnx::detail {
 
-/// A list argument of `count` numbers; a single one stands for all.
-inline std::vector<int64_t> numbers(const c10::IValue& argument, std::size_t count) {
-  auto list = argument.toIntVector();
-  if (list.size() == 1) {
-    list.resize(count, list[0]);
-  }
-  return list;
-}
+using bsconv::detail::numbers;
 
 /// `[begin..., end...]`, as ONNX wants them, of the same padding on both sides.
 inline std::vector<int64_t> both_sides(std::vector<int64_t> padding) {

@@ -64,6 +64,17 @@ inline float float_of(protozero::pbf_reader& in) {
   return in.get_float();
 }
 
+// Numbers of a repeated field, which come one by one or packed.
+inline void read_integers(protozero::pbf_reader& in, std::vector<int64_t>& list) {
+  if (in.wire_type() == protozero::pbf_wire_type::length_delimited) {
+    for (const int64_t item : in.get_packed_int64()) {
+      list.push_back(item);
+    }
+  } else {
+    list.push_back(integer_of(in));
+  }
+}
+
 // Name and value; none if the value is of another kind than those of `Attribute`.
 inline std::optional<std::pair<std::string, Attribute>> read_attribute(protozero::pbf_reader in) {
   namespace field = attribute_field;
@@ -88,13 +99,7 @@ inline std::optional<std::pair<std::string, Attribute>> read_attribute(protozero
         text = text_of(in);
         break;
       case field::ints:
-        if (in.wire_type() == protozero::pbf_wire_type::length_delimited) {
-          for (const int64_t item : in.get_packed_int64()) {
-            list.push_back(item);
-          }
-        } else {
-          list.push_back(integer_of(in));
-        }
+        read_integers(in, list);
         break;
       case field::type:
         kind = integer_of(in);
@@ -151,13 +156,7 @@ inline Initializer read_initializer(protozero::pbf_reader in) {
   while (in.next()) {
     switch (in.tag()) {
       case tensor_field::dims:
-        if (in.wire_type() == protozero::pbf_wire_type::length_delimited) {
-          for (const int64_t size : in.get_packed_int64()) {
-            item.sizes.push_back(size);
-          }
-        } else {
-          item.sizes.push_back(integer_of(in));
-        }
+        read_integers(in, item.sizes);
         break;
       case tensor_field::data_type:
         item.type = type_of(in);

@@ -98,8 +98,8 @@ class Lowering : public ValueTracker {
 
  private:
   static std::array<int64_t, 2> pair_of(const c10::IValue& argument) {
-    const auto list = argument.toIntVector();
-    return list.size() == 1 ? std::array{list[0], list[0]} : std::array{list.at(0), list.at(1)};
+    const auto list = bsconv::detail::numbers(argument, 2);
+    return {list.at(0), list.at(1)};
   }
 
   const Value& value_of(const c10::IValue& argument) const {

@@ -48,21 +48,20 @@ inline bool is_own(const torch::Tensor& tensor, torch::Device device) {
                                 tensor.is_contiguous(torch::MemoryFormat::ChannelsLast)));
 }
 
-/// Whether `tensor` can be images for the fused operators of `device`: of any precision on a GPU
-/// and, under autocast, on the CPU, whose operators compute in single precision; else single.
-inline bool is_image(const torch::Tensor& tensor, torch::Device device) {
-  const auto type = tensor.scalar_type();
-  return is_plain(tensor, device) &&
-         (type == torch::kFloat ||
-          ((type == torch::kHalf || type == torch::kBFloat16) &&
-           (device.is_cuda() || at::autocast::is_autocast_enabled(torch::kCPU))));
-}
-
 /// Whether autocast is on for `tensor` on the CPU. Then only BSConv layers and normalizations of
 /// images in single precision run on fused kernels: other products are faster in lower precision,
 /// and its images take longer to convert than LibTorch takes to normalize them.
 inline bool is_autocast_on_cpu(const torch::Tensor& tensor) {
   return tensor.is_cpu() && at::autocast::is_autocast_enabled(torch::kCPU);
+}
+
+/// Whether `tensor` can be images for the fused operators of `device`: of any precision on a GPU
+/// and, under autocast, on the CPU, whose operators compute in single precision; else single.
+inline bool is_image(const torch::Tensor& tensor, torch::Device device) {
+  const auto type = tensor.scalar_type();
+  return is_plain(tensor, device) &&
+         (type == torch::kFloat || ((type == torch::kHalf || type == torch::kBFloat16) &&
+                                    (device.is_cuda() || is_autocast_on_cpu(tensor))));
 }
 
 /// The fused operators, if images `[N, C, H, W]` can be trained on them at this moment: nobody

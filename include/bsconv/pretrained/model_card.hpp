@@ -83,11 +83,8 @@ inline std::string card_text(const ModelCard& card) {
   nlohmann::ordered_json json;
   visit_card(card, [&](const char* key, const auto& member) {
     json[key] = member;
-    try {
-      (void)json[key].dump();
-    } catch (const nlohmann::json::type_error&) {
-      TORCH_CHECK(false, "model card '", card.name, "', key '", key, "': a text is not UTF-8");
-    }
+    TORCH_CHECK(bsconv::detail::is_utf8(json[key]), "model card '", card.name, "', key '", key,
+                "': a text is not UTF-8");
   });
   return json.dump(2) + "\n";
 }

@@ -47,8 +47,8 @@ class ConvolutionObserver : public OperatorObserver {
     ConvolutionCall seen;
     seen.input = batched(in.at(0).toTensor());
     seen.output = batched(call.outputs.at(0).toTensor());
-    seen.stride = pair_of(in.at(3));
-    seen.dilation = pair_of(in.at(5));
+    seen.stride = numbers(in.at(3), 2);
+    seen.dilation = numbers(in.at(5), 2);
     if (in.at(4).isString()) {
       if (in.at(4).toStringRef() == "same") {
         for (std::size_t axis = 0; axis < 2; ++axis) {
@@ -59,7 +59,7 @@ class ConvolutionObserver : public OperatorObserver {
         }
       }
     } else {
-      const auto padding = pair_of(in.at(4));
+      const auto padding = numbers(in.at(4), 2);
       seen.padding = {padding[1], padding[1], padding[0], padding[0]};
     }
     visitor_(weight, seen);
@@ -71,12 +71,6 @@ class ConvolutionObserver : public OperatorObserver {
            std::any_of(weights_.begin(), weights_.end(), [&](const torch::Tensor& watched) {
              return watched.is_same(weight.toTensor());
            });
-  }
-
-  // One number stands for both axes.
-  static std::vector<int64_t> pair_of(const c10::IValue& argument) {
-    const auto list = argument.toIntVector();
-    return list.size() == 1 ? std::vector<int64_t>(2, list[0]) : list;
   }
 
   static torch::Tensor batched(const torch::Tensor& images) {

@@ -15,6 +15,7 @@
 
 #include <bsconv/train/checkpoint_json.hpp>
 #include <bsconv/train/checkpoint_state.hpp>
+#include <bsconv/util/json_value.hpp>
 #include <bsconv/weights/safetensors.hpp>
 #include <bsconv/weights/state_dict.hpp>
 
@@ -42,11 +43,8 @@ auto tensor_groups(AnyCheckpoint& checkpoint) {
 /// JSON can't hold it.
 inline void check_texts(const RunInfo& info) {
   const auto check = [](const char* what, const std::string& text) {
-    try {
-      (void)nlohmann::json(text).dump();
-    } catch (const nlohmann::json::type_error&) {
-      TORCH_CHECK(false, what, " '", text, "' is not UTF-8, so no checkpoint can hold it");
-    }
+    TORCH_CHECK(bsconv::detail::is_utf8(nlohmann::json(text)), what, " '", text,
+                "' is not UTF-8, so no checkpoint can hold it");
   };
   check("the architecture", info.architecture);
   check("the data set", info.dataset);

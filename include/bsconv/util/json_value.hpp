@@ -12,6 +12,17 @@
 
 namespace bsconv::detail {
 
+/// Whether all texts in `json` are UTF-8: else it can't be written.
+template <class Json>
+bool is_utf8(const Json& json) {
+  try {
+    (void)json.dump();
+    return true;
+  } catch (const typename Json::type_error&) {
+    return false;
+  }
+}
+
 /// What `json` says, as a `Value`. Throws `c10::Error` if it is no integer where one is wanted, or
 /// one out of range, which nlohmann::json would round or wrap, and `nlohmann::json::exception` if
 /// it is of another type.
