@@ -172,6 +172,36 @@ TEST_F(TrainTrainer, GoesOnBeyondTheLastEpochOfACheckpoint) {
   EXPECT_EQ(second.fit(train_loader(), test_loader()).history.size(), 3U);
 }
 
+/// The epoch of the checkpoint at `path`.
+int64_t epoch_of(const std::filesystem::path& path) {
+  return bsconv::train::load_checkpoint(path).epoch;
+}
+
+TEST_F(TrainTrainer, SetsABestCheckpointOfAnotherCourseAside) {
+  const auto options = make_options(directory.path()).epochs(3).keep_checkpoints(3);
+  Trainer first(make_net(), options);
+  const auto best = first.fit(train_loader(), test_loader()).history.back().best_epoch;
+  ASSERT_GT(best, 1);
+
+  // The run's own, whose folder says so.
+  Trainer same(make_net(), options);
+  same.resume_from(directory / "last.safetensors");
+  same.fit(train_loader(), test_loader());
+  EXPECT_EQ(epoch_of(directory / "best.safetensors"), best);
+
+  // Nothing is learnt any more, and no test can be better than what was reached.
+  Trainer other(make_net(), make_options(directory.path()).epochs(2).keep_checkpoints(3));
+  auto early = bsconv::train::load_checkpoint(directory / "epoch-0001.safetensors");
+  early.history.back().best_accuracy = 1.0;
+  const auto path = directory / "edited.safetensors";
+  bsconv::train::save_checkpoint(path, early);
+  other.resume_from(path);
+  EXPECT_EQ(other.fit(train_loader(), test_loader()).history.back().best_epoch, 1);
+  EXPECT_FALSE(std::filesystem::exists(directory / "best.safetensors"));
+  const auto aside = "best-of-" + bsconv::train::numbered_checkpoint_name(best);
+  EXPECT_EQ(epoch_of(directory / aside), best);
+}
+
 TEST_F(TrainTrainer, RefusesACheckpointOfAnotherModelAndNamesTheKeys) {
   Trainer small(make_net(6), make_options());
   small.info({"small", "digits", {}, 3});

@@ -118,6 +118,10 @@ void train(const TrainFlags& flags) {
   if (!flags.dry_run && shard.index == 0) {
     claimed.emplace(flags, settings);
     options.output_dir(claimed->path());
+    if (checkpoint) {
+      // Until the folder was this process's, another may have written a newer one.
+      checkpoint = bsconv::train::load_checkpoint(resumed);
+    }
   }
 
   const int64_t side = input_size(settings.architecture);

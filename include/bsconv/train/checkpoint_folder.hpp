@@ -70,6 +70,27 @@ class CheckpointFolder {
     return path;
   }
 
+  /// Before a run that goes on from another checkpoint than "last.safetensors": renames
+  /// "best.safetensors" to "best-of-epoch-0018.safetensors" if it is of that epoch, and not of
+  /// `epoch`, the best of the history, since it is not this run's. Throws `c10::Error` if it can't
+  /// be read or renamed.
+  void set_aside_best_unless(int64_t epoch) const {
+    const auto best = folder_ / "best.safetensors";
+    std::error_code error;
+    if (folder_.empty() || last_good_.empty() || !std::filesystem::exists(best, error) ||
+        std::filesystem::equivalent(last_good_, folder_ / "last.safetensors", error)) {
+      return;
+    }
+    const auto found = load_checkpoint(best).epoch;
+    if (found == epoch) {
+      return;
+    }
+    const auto aside = folder_ / ("best-of-" + numbered_checkpoint_name(found));
+    std::filesystem::rename(best, aside, error);
+    TORCH_CHECK(!error, "cannot rename '", best.native(), "' to '", aside.native(),
+                "': ", error.message());
+  }
+
   /// Whether numbered checkpoints are kept.
   bool keeps_numbered() const noexcept { return numbered_ > 0; }
 

@@ -147,9 +147,10 @@ class Trainer {
   /// test accuracy has not risen for `options.patience()` epochs.
   ///
   /// With an output folder it writes `last.safetensors` after every epoch, `best.safetensors` when
-  /// the test accuracy is the best so far, numbered checkpoints if asked to, and `metrics.csv`.
-  /// Throws `c10::Error` if the loss or a weight is not finite, naming the step and the last good
-  /// checkpoint, or if the folder cannot be written, before any training.
+  /// the test accuracy is the best so far, numbered checkpoints if asked to, and `metrics.csv`. One
+  /// of another course, behind a resume from an earlier checkpoint, is renamed. Throws `c10::Error`
+  /// if the loss or a weight is not finite, naming the step and the last good checkpoint, or if the
+  /// folder cannot be written, before any training.
   FitResult fit(const data::BatchSource& train, const data::BatchSource& test) {
     folder_.prepare(info_);
     const auto shard = processes_.own_shard();
@@ -171,6 +172,7 @@ class Trainer {
                 step_, " of an epoch: ", options_.accumulate(),
                 " batches make a step of the optimizer, and the gradients of those before it are "
                 "not in a checkpoint");
+    folder_.set_aside_best_unless(history_.empty() ? 0 : history_.back().best_epoch);
     if (!history_.empty()) {
       // A run that was killed may have written the checkpoint of an epoch, but not its line.
       write_metrics();
