@@ -18,7 +18,9 @@ using bsconv::detail::block_tensors;
 using bsconv::detail::defined_tensors;
 using bsconv::detail::reference_activation;
 using bsconv::detail::reference_block;
+using bsconv::detail::reference_norm;
 using bsconv::detail::run_blocks;
+using bsconv::detail::training_kernels_for;
 using bsconv::detail::TrainingBatchNorm;
 using bsconv::detail::TrainingBlock;
 using bsconv::detail::with_tensors;
@@ -39,6 +41,11 @@ TrainingBatchNorm norm_of(int64_t channels) {
   norm.running_var = torch::rand({channels}).add_(0.5);
   norm.num_batches_tracked = torch::tensor(int64_t{3});
   return norm;
+}
+
+Activation any_activation() {
+  return std::vector<Activation>{Activation::identity, Activation::relu,
+                                 Activation::relu6}[static_cast<std::size_t>(draw(0, 2))];
 }
 
 /// A block from `in` to `out` channels, of any kind there is; `same` keeps the images' size.
@@ -64,9 +71,7 @@ TrainingBlock block_of(int64_t in, int64_t out, bool same) {
     block.bias = torch::randn({out}).requires_grad_();
   }
   block.norm = norm_of(out);
-  block.activation =
-      std::vector<Activation>{Activation::identity, Activation::relu,
-                              Activation::relu6}[static_cast<std::size_t>(draw(0, 2))];
+  block.activation = any_activation();
   return block;
 }
 
@@ -81,6 +86,14 @@ struct Reference {
 Reference reference_chain(torch::Tensor x, const std::vector<TrainingBlock>& blocks,
                           const torch::Tensor& residual) {
   Reference result;
+  const auto activate = [&](Activation activation) {
+    if (activation != Activation::identity) {
+      const auto values = x.detach();
+      const auto distance = torch::minimum(values.abs(), (values - 6.0).abs()).min();
+      result.margin = std::min(result.margin, distance.item<double>());
+    }
+    x = reference_activation(x, {}, activation);
+  };
   for (const auto& block : blocks) {
     auto tensors = block_tensors(block);
     for (auto& tensor : tensors) {
@@ -90,13 +103,13 @@ Reference reference_chain(torch::Tensor x, const std::vector<TrainingBlock>& blo
     }
     auto plain = with_tensors(block, tensors.data());
     plain.activation = Activation::identity;
-    x = reference_block(x, plain, &block == &blocks.back() ? residual : torch::Tensor());
-    if (block.activation != Activation::identity) {
-      const auto values = x.detach();
-      const auto distance = torch::minimum(values.abs(), (values - 6.0).abs()).min();
-      result.margin = std::min(result.margin, distance.item<double>());
+    if (plain.input_norm) {
+      x = reference_norm(x, plain.input_norm);
+      activate(plain.input_activation);
+      plain.input_norm.reset();
     }
-    x = reference_activation(x, {}, block.activation);
+    x = reference_block(x, plain, &block == &blocks.back() ? residual : torch::Tensor());
+    activate(block.activation);
   }
   result.output = x;
   return result;
@@ -151,7 +164,19 @@ TEST_P(RandomChain, GradientsEqualLibTorchs) {
     channels = out;
   }
   const bool adds_input = draw(0, 2) != 0;
-  SCOPED_TRACE(c10::str(count, " blocks, input ", sizes, same ? ", with a residual" : ""));
+  auto& first = blocks.front();
+  if (draw(0, 1) == 1 && training_kernels_for(sizes[1], sizes[2] * sizes[3]) != nullptr) {
+    first.input_norm = norm_of(sizes[1]);
+    first.input_activation = any_activation();
+  }
+  auto& last = blocks.back();
+  if (draw(0, 1) == 1) {
+    last.norm.reset();
+    last.activation = Activation::identity;
+  }
+  SCOPED_TRACE(c10::str(count, " blocks, input ", sizes, same ? ", with a residual" : "",
+                        first.input_norm ? ", normalized first" : "",
+                        last.norm ? "" : ", without a norm at the end"));
   bool compared = false;
   for (int i = 0; i < 20 && !compared; ++i) {
     const auto input = torch::randn(sizes).add_(0.3).requires_grad_();
@@ -179,30 +204,42 @@ TEST(ChainFunction, LargeAndSmallImages) {
 
 TEST(ChainFunction, InputThatNeedsNoGradient) {
   torch::manual_seed(2);
-  const std::vector<TrainingBlock> blocks = {block_of(3, 16, true), block_of(16, 16, true)};
-  const auto leaves = defined_tensors(blocks);
-  const auto input = torch::randn({3, 3, 9, 9});
-  const auto found = torch::autograd::grad({run_blocks(input, blocks, {}).sum()}, leaves);
-  const auto with_input =
-      torch::autograd::grad({run_blocks(input.clone().requires_grad_(), blocks, {}).sum()}, leaves);
-  for (std::size_t i = 0; i < leaves.size(); ++i) {
-    EXPECT_TRUE(torch::equal(found[i], with_input[i])) << i;
+  for (const int64_t channels : {3, 16}) {
+    std::vector<TrainingBlock> blocks = {block_of(channels, 16, true), block_of(16, 16, true)};
+    if (channels == 16) {
+      blocks[0].input_norm = norm_of(16);
+    }
+    const auto leaves = defined_tensors(blocks);
+    const auto input = torch::randn({3, channels, 9, 9});
+    const auto found = torch::autograd::grad({run_blocks(input, blocks, {}).sum()}, leaves);
+    const auto with_input = torch::autograd::grad(
+        {run_blocks(input.clone().requires_grad_(), blocks, {}).sum()}, leaves);
+    for (std::size_t i = 0; i < leaves.size(); ++i) {
+      EXPECT_TRUE(torch::equal(found[i], with_input[i])) << channels << ", " << i;
+    }
   }
 }
 
 TEST(ChainFunction, GradientsOfGradientsAreLibTorchs) {
   torch::manual_seed(4);
-  const std::vector<TrainingBlock> blocks = {block_of(16, 32, true), block_of(32, 16, true)};
+  std::vector<TrainingBlock> blocks = {block_of(16, 32, true), block_of(32, 16, true)};
   const auto input = torch::randn({2, 16, 6, 6}).requires_grad_();
   const auto penalty = [&](const torch::Tensor& output) {
     const auto gradient = torch::autograd::grad({output.square().sum()}, {input}, {}, std::nullopt,
                                                 /*create_graph=*/true)[0];
     return torch::autograd::grad({gradient.square().sum()}, {input})[0];
   };
-  const auto found = penalty(run_blocks(input, blocks, input));
-  const auto x = input.to(torch::kDouble);
-  const auto expected = penalty(reference_chain(x, blocks, x).output);
-  EXPECT_LE((found - expected).norm().item<double>(), 1e-3 * expected.norm().item<double>());
+  const auto expect_equal = [&] {
+    const auto found = penalty(run_blocks(input, blocks, input));
+    const auto x = input.to(torch::kDouble);
+    const auto expected = penalty(reference_chain(x, blocks, x).output);
+    EXPECT_LE((found - expected).norm().item<double>(), 1e-3 * expected.norm().item<double>());
+  };
+  expect_equal();
+  blocks[0].input_norm = norm_of(16);
+  blocks[1].norm.reset();
+  blocks[1].activation = Activation::identity;
+  expect_equal();
 }
 
 /// How many operators of the library a step of `model` has.

@@ -328,12 +328,18 @@ TEST(FusedLayers, BatchNormOfChannelsThatFillNoVector) {
 }
 
 TEST(FusedLayers, UnitsOfNetworks) {
-  for (const std::string name : {"cifar_resnet20_bsconvu", "cifar_resnet20_bsconvs_p1d4",
-                                 "cifar_resnet20", "cifar_preresnet20_bsconvu"}) {
+  for (const std::string name :
+       {"cifar_resnet20_bsconvu", "cifar_resnet20_bsconvs_p1d4", "cifar_resnet20",
+        "cifar_preresnet20_bsconvu", "cifar_preresnet20_bsconvs_p1d4", "cifar_preresnet20"}) {
     SCOPED_TRACE(name);
     torch::manual_seed(3);
     auto model = bsconv::create_model(name);
     expect_same_step(model, torch::rand({4, 3, 16, 16}), 1e-3);
+    // Residuals are added by the kernels.
+    const bool adds =
+        operators_of(*copy_of(model), torch::rand({4, 3, 16, 16})).find("AddBackward") !=
+        std::string::npos;
+    EXPECT_EQ(adds, name == "cifar_preresnet20");
   }
 }
 
@@ -384,7 +390,8 @@ TEST(FusedLayers, GradientsToDifferentiateAgainEqualThoseThatAreNot) {
   const std::vector<std::pair<bsconv::Layer, int64_t>> cases = {
       {twice, 8},
       {bsconv::create_model("cifar_resnet20"), 3},
-      {bsconv::create_model("cifar_resnet20_bsconvu"), 3}};
+      {bsconv::create_model("cifar_resnet20_bsconvu"), 3},
+      {bsconv::create_model("cifar_preresnet20_bsconvu"), 3}};
   for (const auto& [layer, channels] : cases) {
     auto model = layer;
     model->train();

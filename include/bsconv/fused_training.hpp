@@ -43,16 +43,27 @@ inline torch::Tensor in_single_precision(const torch::Tensor& images) {
   return images.defined() ? images.to(torch::kFloat) : images;
 }
 
+/// Computes `norm` and `activation` on `input` on the kernels that fit it.
+inline torch::Tensor run_norm_of(const torch::Tensor& input, const TrainingBatchNorm& norm,
+                                 kernels::Activation activation, const torch::Tensor& residual) {
+  return run_norm(input, norm, activation, residual,
+                  *training_kernels_for(input.size(1), input.size(2) * input.size(3)));
+}
+
 /// Computes `blocks`, together where the same vectors fit all of them.
-inline torch::Tensor run_blocks(const torch::Tensor& images,
-                                const std::vector<TrainingBlock>& blocks,
+inline torch::Tensor run_blocks(const torch::Tensor& images, std::vector<TrainingBlock> blocks,
                                 const torch::Tensor& added) {
-  const auto input = in_single_precision(images);
+  auto input = in_single_precision(images);
   const auto residual = added.is_same(images) ? input : in_single_precision(added);
   const auto kernels_of = [](const TrainingBlock& block) {
     return training_kernels_for(block.pointwise.size(0));
   };
   const auto* kernels = kernels_of(blocks.front());
+  auto& norm = blocks.front().input_norm;
+  if (norm && input.size(1) % kernels->forward->width != 0) {
+    input = run_norm_of(input, *norm, blocks.front().input_activation, {});
+    norm.reset();
+  }
   if (std::all_of(blocks.begin(), blocks.end(),
                   [&](const TrainingBlock& block) { return kernels_of(block) == kernels; })) {
     return run_chain(input, blocks, residual, *kernels);
@@ -70,11 +81,11 @@ inline bool register_training_operators() {
       [](int64_t channels, int64_t pixels) {
         return training_kernels_for(channels, pixels) != nullptr;
       },
-      run_blocks,
+      [](const torch::Tensor& input, const std::vector<TrainingBlock>& blocks,
+         const torch::Tensor& residual) { return run_blocks(input, blocks, residual); },
       [](const torch::Tensor& input, const TrainingBatchNorm& norm, kernels::Activation activation,
          const torch::Tensor& residual) {
-        return run_norm(input, norm, activation, in_single_precision(residual),
-                        *training_kernels_for(input.size(1), input.size(2) * input.size(3)));
+        return run_norm_of(input, norm, activation, in_single_precision(residual));
       },
       [](const torch::Tensor& input, const torch::Tensor& weight,
          const std::array<int64_t, 2>& stride) {

@@ -46,9 +46,13 @@ struct DepthwiseGeometry {
   }
 };
 
-/// A BSConv-U or BSConv-S layer in training mode, with what follows it:
-/// `[pw1 -> [bn1]] -> pw -> [bn2] -> dw -> [bn -> activation(+ residual)]`.
+/// A BSConv-U or BSConv-S layer in training mode, with what surrounds it:
+/// `[bn0 -> activation0] -> [pw1 -> [bn1]] -> pw -> [bn2] -> dw -> [bn] -> activation(+ residual)`.
 struct TrainingBlock {
+  /// The batch normalization in front of the layer.
+  std::optional<TrainingBatchNorm> input_norm;
+  /// What follows `input_norm`: `identity`, `relu` or `relu6`.
+  kernels::Activation input_activation = kernels::Activation::identity;
   /// Weight of the first pointwise convolution of a BSConv-S, `[mid, in, 1, 1]`; else undefined.
   torch::Tensor first;
   /// The batch normalization behind `first`.
@@ -65,7 +69,7 @@ struct TrainingBlock {
   DepthwiseGeometry geometry;
   /// The batch normalization behind the layer.
   std::optional<TrainingBatchNorm> norm;
-  /// What follows `norm`: `identity`, `relu` or `relu6`.
+  /// What follows `norm`: `identity`, `relu` or `relu6`; `identity` without it.
   kernels::Activation activation = kernels::Activation::identity;
 };
 

@@ -40,8 +40,9 @@ class BlockForward {
       : block_(block), kernels_(kernels), width_(kernels.forward->width) {}
 
   /// Runs both convolutions on `input`, the pixels of `images` `[N, in, H, W]`, channels_last, and
-  /// finds out the statistics of all batch normalizations.
-  KeptBlock run(const torch::Tensor& images, const BlockInput& input) {
+  /// finds out the statistics of all batch normalizations. `added`, unless absent, is added to the
+  /// depthwise convolution's output, whose size it has.
+  KeptBlock run(const torch::Tensor& images, const BlockInput& input, const PixelTensor& added) {
     kept_.statistics = c10::make_intrusive<BlockStatistics>();
     prepare_middle(images, input);
     const auto& geometry = block_.geometry;
@@ -50,7 +51,7 @@ class BlockForward {
         empty_images(images, block_.pointwise.size(0), geometry.output_size(0, x.height),
                      geometry.output_size(1, x.width));
     const auto z = pixels_of(kept_.convolved);
-    const auto sums = convolve(ImageParts(x.images), z);
+    const auto sums = convolve(ImageParts(x.images), z, added);
     if (block_.norm) {
       kept_.statistics->outer =
           bsconv::detail::normalize(*block_.norm, sums, z.images * z.pixels());
@@ -147,7 +148,7 @@ class BlockForward {
   }
 
   /// Both convolutions into `z`; the sums of its channels, then of their squares.
-  PerChannel convolve(const ImageParts& parts, const PixelTensor& z) {
+  PerChannel convolve(const ImageParts& parts, const PixelTensor& z, const PixelTensor& added) {
     const PackedPointwise pointwise(*kernels_.forward, kernels::matrix_of(kept_.statistics->weight),
                                     kept_.statistics->bias);
     const auto depthwise = kernels::pack_depthwise(block_.depthwise, block_.bias, width_);
@@ -199,6 +200,9 @@ class BlockForward {
           make_rows(image, top, top + kept, bottom, planes, plane, row, pointwise, keeper, soon);
           made = bottom;
           step.output = {z.at(image, first), z.width * z.channels, z.channels};
+          if (added.data != nullptr) {
+            step.epilogue.residual = {added.at(image, first), step.output.row, z.channels};
+          }
           step.rows = rows;
           kernels_.forward->depthwise(step);
           if (block_.norm) {

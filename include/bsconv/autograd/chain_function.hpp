@@ -20,13 +20,15 @@
 namespace bsconv::detail {
 
 /// The tensors of a block that gradients flow to, in a fixed order.
-constexpr std::size_t block_tensor_count = 10;
+constexpr std::size_t block_tensor_count = 12;
 
 /// Those tensors; undefined where there is none.
 inline std::array<torch::Tensor, block_tensor_count> block_tensors(const TrainingBlock& block) {
   const auto weight = [](const auto& norm) { return norm ? norm->weight : torch::Tensor(); };
   const auto bias = [](const auto& norm) { return norm ? norm->bias : torch::Tensor(); };
-  return {block.first,
+  return {weight(block.input_norm),
+          bias(block.input_norm),
+          block.first,
           weight(block.first_norm),
           bias(block.first_norm),
           block.pointwise,
@@ -59,13 +61,14 @@ inline TrainingBlock with_tensors(TrainingBlock block, const torch::Tensor* tens
       norm->bias = bias;
     }
   };
-  block.first = tensors[0];
-  set(block.first_norm, tensors[1], tensors[2]);
-  block.pointwise = tensors[3];
-  set(block.pointwise_norm, tensors[4], tensors[5]);
-  block.depthwise = tensors[6];
-  block.bias = tensors[7];
-  set(block.norm, tensors[8], tensors[9]);
+  set(block.input_norm, tensors[0], tensors[1]);
+  block.first = tensors[2];
+  set(block.first_norm, tensors[3], tensors[4]);
+  block.pointwise = tensors[5];
+  set(block.pointwise_norm, tensors[6], tensors[7]);
+  block.depthwise = tensors[8];
+  block.bias = tensors[9];
+  set(block.norm, tensors[10], tensors[11]);
   return block;
 }
 
@@ -73,6 +76,8 @@ inline TrainingBlock with_tensors(TrainingBlock block, const torch::Tensor* tens
 struct ChainContext : torch::CustomClassHolder {
   /// The blocks, without tensors that autograd keeps.
   std::vector<TrainingBlock> blocks;
+  /// What the batch normalization in front of the first does to the batch, if there is one.
+  Normalization before;
   /// What the forward pass has found out about each.
   std::vector<c10::intrusive_ptr<BlockStatistics>> statistics;
   /// The kernels of the forward pass.
@@ -90,8 +95,9 @@ class ChainFunction : public torch::autograd::Function<ChainFunction> {
  public:
   /// Computes `blocks` on `input`, and adds `residual` (with `adds_input`, `input`) in the last
   /// one, in front of its activation. Images are channels_last. Vectors divide the output channels
-  /// of all blocks, and all but the last have a batch normalization at the end. `tensors`, the
-  /// `defined_tensors` of the blocks, are an argument so that autograd sees them.
+  /// of all blocks, and the input's if a batch normalization is in front of the first, as of none
+  /// of the others. All but the last have one at the end. `tensors`, the `defined_tensors` of the
+  /// blocks, are an argument so that autograd sees them.
   static torch::Tensor forward(torch::autograd::AutogradContext* context,
                                const torch::Tensor& input,
                                const std::optional<torch::Tensor>& residual_part,
@@ -103,10 +109,16 @@ class ChainFunction : public torch::autograd::Function<ChainFunction> {
                                             torch::Tensor()};
     KeptBlock kept;
     for (std::size_t i = 0; i < blocks.size(); ++i) {
+      const bool is_last = i + 1 == blocks.size();
       const auto read = i == 0 ? input : kept.convolved;
+      if (i == 0 && blocks[0].input_norm) {
+        context_data->before = normalization_in_step(input, *blocks[0].input_norm, *kernels);
+      }
+      const auto from = i == 0 ? input_of(blocks[0], input, context_data->before, *kernels)
+                               : input_behind(blocks[i - 1], kept, *kernels);
+      const bool adds_here = is_last && !blocks[i].norm && residual.defined();
       kept = BlockForward(blocks[i], *kernels)
-                 .run(read, i == 0 ? BlockInput(pixels_of(read))
-                                   : input_behind(blocks[i - 1], kept, *kernels));
+                 .run(read, from, adds_here ? pixels_of(residual) : PixelTensor());
       const auto tensors = block_tensors(blocks[i]);
       saved.insert(saved.end(), tensors.begin(), tensors.end());
       const auto normalized = blocks[i].norm ? kept.convolved : torch::Tensor();
@@ -167,6 +179,15 @@ class ChainFunction : public torch::autograd::Function<ChainFunction> {
     return output_at + 1 + block * (block_tensor_count + kept_count);
   }
 
+  /// What the first block, `block`, reads of `input`; `before` is for its `input_norm`.
+  static BlockInput input_of(const TrainingBlock& block, const torch::Tensor& input,
+                             const Normalization& before,
+                             const kernels::TrainingKernelTable& kernels) {
+    return block.input_norm
+               ? BlockInput(pixels_of(input), {before, block.input_activation, *kernels.forward})
+               : BlockInput(pixels_of(input));
+  }
+
   /// What a block reads behind `block`.
   static BlockInput input_behind(const TrainingBlock& block, const KeptBlock& kept,
                                  const kernels::TrainingKernelTable& kernels) {
@@ -191,34 +212,51 @@ class ChainFunction : public torch::autograd::Function<ChainFunction> {
     }
     torch::autograd::variable_list result(2 + count * block_tensor_count);
     auto gradient = channels_last(output_gradient);
-    torch::Tensor added;
+    const bool adds = saved[1].defined() || context.adds_input;
+    const bool normalizes_input = blocks.front().input_norm.has_value();
+    torch::Tensor residual_gradient;
     std::optional<NormalizationBackward> norm;
     if (blocks.back().norm) {
-      norm.emplace(gradient, kept.back().convolved, saved[output_at],
-                   saved[1].defined() || context.adds_input, kept.back().statistics->outer,
-                   blocks.back().activation, kernels);
-      (context.adds_input ? added : result[1]) = norm->residual_gradient;
+      norm.emplace(gradient, kept.back().convolved, saved[output_at], adds,
+                   kept.back().statistics->outer, blocks.back().activation, kernels);
+      residual_gradient = norm->residual_gradient;
+    } else if (adds) {
+      residual_gradient = gradient;
+    }
+    const auto added = context.adds_input ? residual_gradient : torch::Tensor();
+    if (!context.adds_input) {
+      result[1] = residual_gradient;
     }
     for (std::size_t i = count; i-- > 0;) {
-      const auto input = i == 0 ? BlockInput(pixels_of(saved[0]))
+      const auto input = i == 0 ? input_of(blocks[0], saved[0], context.before, kernels)
                                 : input_behind(blocks[i - 1], kept[i - 1], kernels);
+      const auto& normalization = i == 0 ? context.before : kept[i - 1].statistics->outer;
+      const auto activation = i == 0 ? blocks[0].input_activation : blocks[i - 1].activation;
       std::optional<NormalizationSums> before;
-      if (i > 0) {
-        before.emplace(input.images(), 1, kept[i - 1].statistics->outer, blocks[i - 1].activation,
-                       kernels);
+      if (input.is_normalized()) {
+        before.emplace(input.images(), 1, normalization, activation, kernels);
       }
       BlockBackward backward(blocks[i], kernels, kept[i], input, norm ? &*norm : nullptr);
-      backward.run(gradient, i > 0 || needs_input_gradient, i == 0 ? added : torch::Tensor(),
-                   before ? &*before : nullptr);
+      backward.run(gradient, before || needs_input_gradient,
+                   i == 0 && !before ? added : torch::Tensor(), before ? &*before : nullptr);
       const auto of_block = tensor_gradients(blocks[i], backward, norm, gradient);
       std::copy(of_block.begin(), of_block.end(), result.begin() + 2 + i * block_tensor_count);
       gradient = backward.input_gradient;
-      if (i > 0) {
-        norm.emplace(gradient, kept[i - 1].convolved, backward.before_totals,
-                     kept[i - 1].statistics->outer, blocks[i - 1].activation, kernels);
+      if (before) {
+        norm.emplace(gradient, i == 0 ? saved[0] : kept[i - 1].convolved, backward.before_totals,
+                     normalization, activation, kernels);
       }
     }
-    result[0] = gradient;
+    if (normalizes_input) {
+      result[2] = float_tensor(norm->weight);
+      result[3] = float_tensor(norm->bias);
+      if (needs_input_gradient) {
+        norm->write(added, gradient);
+      }
+    }
+    if (needs_input_gradient) {
+      result[0] = gradient;
+    }
     return result;
   }
 
@@ -227,7 +265,9 @@ class ChainFunction : public torch::autograd::Function<ChainFunction> {
       const TrainingBlock& block, const BlockBackward& backward,
       const std::optional<NormalizationBackward>& norm, const torch::Tensor& gradient) {
     const auto& inner = backward.inner;
-    std::array<torch::Tensor, block_tensor_count> result = {backward.first,
+    std::array<torch::Tensor, block_tensor_count> result = {torch::Tensor(),
+                                                            torch::Tensor(),
+                                                            backward.first,
                                                             inner.first_weight,
                                                             inner.first_bias,
                                                             inner.pointwise,
@@ -239,11 +279,11 @@ class ChainFunction : public torch::autograd::Function<ChainFunction> {
                                                             {}};
     if (block.bias.defined()) {
       // A batch normalization takes away what a bias adds.
-      result[7] = norm ? torch::zeros_like(block.bias) : gradient.sum({0, 2, 3});
+      result[9] = norm ? torch::zeros_like(block.bias) : gradient.sum({0, 2, 3});
     }
     if (norm) {
-      result[8] = float_tensor(norm->weight);
-      result[9] = float_tensor(norm->bias);
+      result[10] = float_tensor(norm->weight);
+      result[11] = float_tensor(norm->bias);
     }
     for (auto& tensor : result) {
       if (tensor.defined()) {

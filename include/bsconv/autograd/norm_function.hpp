@@ -43,7 +43,7 @@ class NormFunction : public torch::autograd::Function<NormFunction> {
     kept->norm.weight = kept->norm.bias = torch::Tensor();
     kept->activation = activation;
     kept->kernels = kernels;
-    kept->normalization = normalization(input, norm, *kernels);
+    kept->normalization = normalization_in_step(input, norm, *kernels);
     auto output =
         normalized_images(input, kept->normalization, activation, residual, *kernels->forward);
     context->saved_data["norm"] = torch::IValue::make_capsule(kept);
@@ -74,7 +74,8 @@ class NormFunction : public torch::autograd::Function<NormFunction> {
                                          *kept.kernels);
     torch::autograd::variable_list result(argument_count);
     if (context->needs_input_grad(0)) {
-      result[0] = input_gradient(saved[0], backward, *kept.kernels);
+      result[0] = empty_images(saved[0], saved[0].size(1), saved[0].size(2), saved[0].size(3));
+      backward.write({}, result[0]);
     }
     result[1] = backward.residual_gradient;
     if (saved[2].defined()) {
@@ -88,37 +89,6 @@ class NormFunction : public torch::autograd::Function<NormFunction> {
 
  private:
   static constexpr std::size_t argument_count = 7;
-
-  static Normalization normalization(const torch::Tensor& images, const TrainingBatchNorm& norm,
-                                     const kernels::TrainingKernelTable& kernels) {
-    const auto x = whole_vectors_of(images, kernels.forward->width);
-    const ImageParts parts(x.images);
-    PartSums<double> sums(parts, 2 * x.channels);
-    parts.run([&](int64_t part, int64_t begin, int64_t end) {
-      for (int64_t image = begin; image < end; ++image) {
-        add_moments(kernels, x.at(image), x.pixels(), x.channels, sums.of(part));
-      }
-    });
-    return normalize(norm, fold_groups(sums.total(), x.channels / images.size(1)),
-                     images.numel() / images.size(1));
-  }
-
-  static torch::Tensor input_gradient(const torch::Tensor& input,
-                                      const NormalizationBackward& backward,
-                                      const kernels::TrainingKernelTable& kernels) {
-    auto result = empty_images(input, input.size(1), input.size(2), input.size(3));
-    const auto to = whole_vectors_of(result, kernels.forward->width);
-    ImageParts(to.images).run([&](int64_t, int64_t begin, int64_t end) {
-      for (int64_t image = begin; image < end; ++image) {
-        auto rows = backward.rows(image, 0, to.height);
-        rows.output = {to.at(image), to.width * to.channels, to.channels};
-        rows.output_vector = kernels.forward->width;
-        rows.vectors = to.channels / kernels.forward->width;
-        kernels.normalization_gradient(rows);
-      }
-    });
-    return result;
-  }
 };
 
 /// Computes `activation(norm(input) + residual)` on `kernels`, as a part of the graph.

@@ -73,6 +73,26 @@ class NormalizationBackward {
     return n;
   }
 
+  /// Writes what the gradient becomes, plus `added`, which may be undefined, to `result`, which may
+  /// be the gradient. Both are `[N, C, H, W]`, channels_last.
+  void write(const torch::Tensor& added, const torch::Tensor& result) const {
+    const auto to = whole_vectors_of(result, width_);
+    const int64_t row = to.width * to.channels;
+    const auto more = added.defined() ? whole_vectors_of(added, width_) : PixelTensor();
+    ImageParts(to.images).run([&](int64_t, int64_t begin, int64_t end) {
+      for (int64_t image = begin; image < end; ++image) {
+        auto n = rows(image, 0, to.height);
+        if (added.defined()) {
+          n.added = {more.at(image), row, more.channels};
+        }
+        n.output = {to.at(image), row, to.channels};
+        n.output_vector = width_;
+        n.vectors = to.channels / width_;
+        kernels_.normalization_gradient(n);
+      }
+    });
+  }
+
   /// The gradient of the residual; undefined without one.
   torch::Tensor residual_gradient;
   /// The gradient of the batch normalization's weight.
@@ -88,7 +108,8 @@ class NormalizationBackward {
         gradient_(whole_vectors_of(gradient, kernels.forward->width)),
         group_(input_.channels / input.size(1)),
         width_(kernels.forward->width),
-        activation_(activation) {}
+        activation_(activation),
+        kernels_(kernels) {}
 
   void solve(const Normalization& norm, const PerChannel& sums) {
     const auto both = fold_groups(sums, group_);
@@ -118,6 +139,7 @@ class NormalizationBackward {
   int64_t group_;
   int64_t width_;
   kernels::Activation activation_;
+  const kernels::TrainingKernelTable& kernels_;
   kernels::AlignedFloats scale_;
   kernels::AlignedFloats shift_;
   kernels::AlignedFloats by_input_;

@@ -43,6 +43,23 @@ class NormalizationForward {
   kernels::AlignedFloats shift_;
 };
 
+/// What `norm` does to `images` `[N, C, H, W]`, channels_last, in a training step: brings the
+/// running statistics up to date. Vectors go by `whole_vectors_of` them.
+inline Normalization normalization_in_step(const torch::Tensor& images,
+                                           const TrainingBatchNorm& norm,
+                                           const kernels::TrainingKernelTable& kernels) {
+  const auto x = whole_vectors_of(images, kernels.forward->width);
+  const ImageParts parts(x.images);
+  PartSums<double> sums(parts, 2 * x.channels);
+  parts.run([&](int64_t part, int64_t begin, int64_t end) {
+    for (int64_t image = begin; image < end; ++image) {
+      add_moments(kernels, x.at(image), x.pixels(), x.channels, sums.of(part));
+    }
+  });
+  return normalize(norm, fold_groups(sums.total(), x.channels / images.size(1)),
+                   images.numel() / images.size(1));
+}
+
 /// `activation(norm(input) + residual)`, `[N, C, H, W]`, channels_last; `residual` may be
 /// undefined.
 inline torch::Tensor normalized_images(const torch::Tensor& input, const Normalization& norm,

@@ -24,8 +24,9 @@ struct TrainingOperators {
   /// blocks of this many output channels.
   bool (*supports)(int64_t channels, int64_t pixels);
   /// Blocks in a row on `input` `[N, C, H, W]`; the last one's output plus `residual`, which may be
-  /// undefined, in front of its activation. All but the last have a batch normalization at the end.
-  /// Under autocast both may be of any precision.
+  /// undefined, in front of its activation. All but the last have a batch normalization at the end;
+  /// the first may have one in front, of images that `supports` says it has kernels for. Under
+  /// autocast both may be of any precision.
   torch::Tensor (*blocks)(const torch::Tensor& input, const std::vector<TrainingBlock>& blocks,
                           const torch::Tensor& residual);
   /// `activation(norm(input) + residual)`. On the CPU `input` is in single precision; `residual`

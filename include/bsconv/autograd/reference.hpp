@@ -39,6 +39,9 @@ inline torch::Tensor reference_activation(const torch::Tensor& input, const torc
 inline torch::Tensor reference_block(const torch::Tensor& input, const TrainingBlock& block,
                                      const torch::Tensor& residual) {
   auto x = input;
+  if (block.input_norm) {
+    x = reference_activation(reference_norm(x, block.input_norm), {}, block.input_activation);
+  }
   if (block.first.defined()) {
     x = reference_norm(torch::conv2d(x, block.first), block.first_norm);
   }

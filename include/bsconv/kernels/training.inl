@@ -282,7 +282,7 @@ BSCONV_SIMD_TARGET inline void gradient_sums(const GradientSums& g) {
   }
 }
 
-template <Activation Kind, bool Normalized, int Vectors>
+template <Activation Kind, bool Normalized, bool Added, int Vectors>
 BSCONV_SIMD_INLINE void normalization_gradient_vectors(const NormalizationGradient& n, int64_t v) {
   Vector scale[Vectors];
   Vector shift[Vectors];
@@ -302,6 +302,7 @@ BSCONV_SIMD_INLINE void normalization_gradient_vectors(const NormalizationGradie
   const int64_t gradient_pixel = n.gradient.pixel;
   const int64_t input_pixel = n.input.pixel;
   const int64_t slope_pixel = n.slope_input.pixel;
+  const int64_t added_pixel = n.added.pixel;
   const int64_t output_pixel = n.output.pixel;
   const int64_t output_vector = n.output_vector;
   const int64_t pixels = n.pixels;
@@ -311,6 +312,7 @@ BSCONV_SIMD_INLINE void normalization_gradient_vectors(const NormalizationGradie
     const float* slope_input = Kind == Activation::identity
                                    ? nullptr
                                    : n.slope_input.data + row * n.slope_input.row + v * width;
+    const float* added = Added ? n.added.data + row * n.added.row + v * width : nullptr;
     float* output = n.output.data + row * n.output.row + v * output_vector;
     for (int64_t p = 0; p < pixels; ++p) {
 #pragma GCC unroll 4
@@ -320,6 +322,9 @@ BSCONV_SIMD_INLINE void normalization_gradient_vectors(const NormalizationGradie
         if constexpr (Normalized) {
           const Vector rest = multiply_add(load(input + i * width), by_input[i], constant[i]);
           value = multiply_add(value, by_gradient[i], rest);
+        }
+        if constexpr (Added) {
+          value += load(added + i * width);
         }
         store(output + i * output_vector, value);
       }
@@ -331,30 +336,36 @@ BSCONV_SIMD_INLINE void normalization_gradient_vectors(const NormalizationGradie
       if constexpr (Kind != Activation::identity) {
         slope_input += slope_pixel;
       }
+      if constexpr (Added) {
+        added += added_pixel;
+      }
     }
   }
 }
 
-template <Activation Kind, bool Normalized>
+template <Activation Kind, bool Normalized, bool Added>
 BSCONV_SIMD_TARGET inline void normalization_gradient_with(const NormalizationGradient& n) {
   int64_t v = 0;
   if constexpr (registers >= 32) {
     for (; v + 4 <= n.vectors; v += 4) {
-      normalization_gradient_vectors<Kind, Normalized, 4>(n, v);
+      normalization_gradient_vectors<Kind, Normalized, Added, 4>(n, v);
     }
   }
   for (; v + 2 <= n.vectors; v += 2) {
-    normalization_gradient_vectors<Kind, Normalized, 2>(n, v);
+    normalization_gradient_vectors<Kind, Normalized, Added, 2>(n, v);
   }
   for (; v < n.vectors; ++v) {
-    normalization_gradient_vectors<Kind, Normalized, 1>(n, v);
+    normalization_gradient_vectors<Kind, Normalized, Added, 1>(n, v);
   }
 }
 
 template <Activation Kind>
 BSCONV_SIMD_TARGET inline void normalization_gradient_of(const NormalizationGradient& n) {
-  return n.input.data != nullptr ? normalization_gradient_with<Kind, true>(n)
-                                 : normalization_gradient_with<Kind, false>(n);
+  if (n.input.data == nullptr) {
+    return normalization_gradient_with<Kind, false, false>(n);
+  }
+  return n.added.data != nullptr ? normalization_gradient_with<Kind, true, true>(n)
+                                 : normalization_gradient_with<Kind, true, false>(n);
 }
 
 BSCONV_SIMD_TARGET inline void normalization_gradient(const NormalizationGradient& n) {

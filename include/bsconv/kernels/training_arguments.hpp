@@ -84,8 +84,8 @@ struct GradientSums {
   int64_t vectors = 0;
 };
 
-/// The gradient behind a batch normalization: `g * by_gradient + x * by_input + constant`, with
-/// `g` the gradient where `slope` lets it pass.
+/// The gradient behind a batch normalization: `g * by_gradient + x * by_input + constant + added`,
+/// with `g` the gradient where `slope` lets it pass.
 struct NormalizationGradient {
   /// The gradient.
   Image<const float> gradient;
@@ -101,7 +101,9 @@ struct NormalizationGradient {
   const float* by_input = nullptr;
   /// `[vectors * width]`; used with `input`.
   const float* constant = nullptr;
-  /// Where results go.
+  /// What is added; may be absent, and is without `input`.
+  Image<const float> added;
+  /// Where results go; may be the gradient.
   Image<float> output;
   /// From a vector of a pixel of the output to the next.
   int64_t output_vector = 0;

@@ -143,11 +143,14 @@ struct LayerParts {
   const torch::nn::Conv2dImpl* depthwise = nullptr;
 };
 
-/// The same with the batch normalization and the activation behind them, as far as there are.
+/// The same with the batch normalization and the activation behind them, and in front of them, as
+/// far as there are; activations only with a batch normalization.
 struct NormalizedLayer {
   LayerParts parts;
   const torch::nn::BatchNorm2dImpl* norm = nullptr;
   kernels::Activation activation = kernels::Activation::identity;
+  const torch::nn::BatchNorm2dImpl* input_norm = nullptr;
+  kernels::Activation input_activation = kernels::Activation::identity;
 };
 
 /// `layer` as the kernels of `device` take it, on images of these sizes, `[N, C, H, W]`, which
@@ -182,7 +185,8 @@ inline std::optional<TrainingBlock> training_block(const NormalizedLayer& layer,
     }
     return norm == nullptr || to.has_value();
   };
-  if (!add(block.first_norm, parts.first_norm, parts.pointwise->options.in_channels(), sizes) ||
+  if (!add(block.input_norm, layer.input_norm, sizes[1], sizes) ||
+      !add(block.first_norm, parts.first_norm, parts.pointwise->options.in_channels(), sizes) ||
       !add(block.pointwise_norm, parts.pointwise_norm, out, sizes) ||
       !add(block.norm, layer.norm, out, output)) {
     return std::nullopt;
@@ -195,6 +199,7 @@ inline std::optional<TrainingBlock> training_block(const NormalizedLayer& layer,
   block.bias = parts.depthwise->bias;
   block.geometry = *geometry;
   block.activation = layer.activation;
+  block.input_activation = layer.input_activation;
   sizes = output;
   return block;
 }
@@ -210,7 +215,8 @@ struct FusedLayers {
 };
 
 /// `layers` on `input`, each on the output of the one before: the first ones that the fused kernels
-/// apply to. All but the last have a batch normalization.
+/// apply to. All but the last have a batch normalization behind them, and none but the first in
+/// front.
 inline FusedLayers fused_layers(const torch::Tensor& input,
                                 const std::vector<NormalizedLayer>& layers) {
   FusedLayers result;
@@ -221,6 +227,10 @@ inline FusedLayers fused_layers(const torch::Tensor& input,
     return result;
   }
   std::copy_n(input.sizes().begin(), 4, result.sizes.begin());
+  if (layers.front().input_norm != nullptr &&
+      !operators->supports(input.size(1), input.size(2) * input.size(3))) {
+    return result;
+  }
   for (const auto& layer : layers) {
     if (!operators->supports(layer.parts.depthwise->options.out_channels(), 1)) {
       break;

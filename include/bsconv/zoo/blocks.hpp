@@ -123,14 +123,14 @@ class ConvBlockImpl : public Composite<ConvBlockImpl> {
   }
 
   /// The block as one of several layers that run on the fused kernels for training together; none
-  /// if they can't, as without a BSConv layer or a batch normalization.
+  /// if they can't, as without a BSConv layer, or with an activation and no batch normalization.
   std::optional<bsconv::detail::NormalizedLayer> normalized_layer() const {
     const auto parts = bsconv::detail::bsconv_parts(module(conv_).get());
     const auto kind = activation_ ? bsconv::detail::fusible_activation(module(activation_).get())
                                   : kernels::Activation::identity;
     const auto* norm =
         bn_ ? bsconv::detail::exactly<torch::nn::BatchNorm2dImpl>(module(bn_).get()) : nullptr;
-    if (!parts || !kind || norm == nullptr) {
+    if (!parts || !kind || (norm == nullptr && (bn_ || activation_))) {
       return std::nullopt;
     }
     return bsconv::detail::NormalizedLayer{*parts, norm, *kind};

@@ -58,7 +58,8 @@ class ResidualUnitImpl : public Composite<ResidualUnitImpl> {
     }
     const auto layer1 = first->normalized_layer();
     auto layer2 = second->normalized_layer();
-    if (!layer1 || !layer2 || layer2->activation != kernels::Activation::identity) {
+    if (!layer1 || !layer2 || layer1->norm == nullptr || layer2->norm == nullptr ||
+        layer2->activation != kernels::Activation::identity) {
       return std::nullopt;
     }
     layer2->activation = *activation;
@@ -91,8 +92,16 @@ class PreactivationUnitImpl : public Composite<PreactivationUnitImpl> {
   }
 
   torch::Tensor forward(const torch::Tensor& input) override {
+    if (!projection_) {
+      if (auto output = forward_fused(input, input, /*with_norm=*/true)) {
+        return *std::move(output);
+      }
+    }
     const auto activated = call_all(bn_, relu_, input);
     const auto residual = projection_ ? call(projection_, activated) : input;
+    if (auto output = forward_fused(activated, residual, /*with_norm=*/false)) {
+      return *std::move(output);
+    }
     return call(conv2_, call(conv1_, activated)) + residual;
   }
   /// Prints the type and its options, without children.
@@ -101,6 +110,32 @@ class PreactivationUnitImpl : public Composite<PreactivationUnitImpl> {
   }
 
  private:
+  // Both convolutions at once, with `bn` and `relu` in front if `with_norm`, on the fused kernels
+  // for training; none where they don't apply.
+  std::optional<torch::Tensor> forward_fused(const torch::Tensor& input,
+                                             const torch::Tensor& residual, bool with_norm) {
+    const auto* first = module(conv1_)->as<ConvBlock>();
+    const auto* second = module(conv2_)->as<ConvBlock>();
+    if (!is_training() || first == nullptr || second == nullptr) {
+      return std::nullopt;
+    }
+    auto layer1 = first->normalized_layer();
+    const auto layer2 = second->normalized_layer();
+    if (!layer1 || !layer2 || layer1->norm == nullptr ||
+        layer2->activation != kernels::Activation::identity) {
+      return std::nullopt;
+    }
+    if (with_norm) {
+      const auto activation = bsconv::detail::fusible_activation(module(relu_).get());
+      layer1->input_norm = bsconv::detail::exactly<torch::nn::BatchNorm2dImpl>(module(bn_).get());
+      if (layer1->input_norm == nullptr || !activation) {
+        return std::nullopt;
+      }
+      layer1->input_activation = *activation;
+    }
+    return bsconv::detail::run_fused_layers(input, {*layer1, *layer2}, residual);
+  }
+
   Child bn_, relu_, conv1_, conv2_, projection_;
 };
 /// A `ModuleHolder` for `PreactivationUnitImpl`.
