@@ -6,8 +6,9 @@
 # was built with CUDA, so the target is made from the found directory instead.
 #
 # In:  Torch_ROOT, Torch_DIR, CMAKE_PREFIX_PATH, BSCONV_FETCH_LIBTORCH, BSCONV_TORCH_VERSION,
-#      BSCONV_TORCH_CUDA, BSCONV_CACHE_DIR
-# Out: bsconv::libtorch, BSCONV_LIBTORCH_DIR, BSCONV_LIBTORCH_VERSION, BSCONV_LIBTORCH_ERROR
+#      BSCONV_TORCH_CUDA, BSCONV_LINK_CUDA, BSCONV_CACHE_DIR
+# Out: bsconv::libtorch, BSCONV_LIBTORCH_DIR, BSCONV_LIBTORCH_VERSION, BSCONV_LIBTORCH_CUDA,
+#      BSCONV_LIBTORCH_ERROR, BSCONV_LINK_CUDA
 
 set(BSCONV_TORCH_MINIMUM 2.11.0)
 # An installed package is used without the options of our own build.

@@ -11,7 +11,7 @@ bsconv_example(
   zoo_and_profiler OUTPUT
   "cifar_resnet20_bsconvu: 46570 parameters, 7856484 multiply-adds.*Total +Network")
 bsconv_example(replacement LIBRARIES bsconv::json bsconv::kernels OUTPUT
-               "trained: 9.*. u . svd . 1 .*. u . data . 2 .*what was learnt is kept")
+               "trained: 9.*. u . svd . 1 .*. u . data . 2 .*what was learned is kept")
 bsconv_example(own_builder OUTPUT
                "tiny: .2, 7..*model name 'tinny_net'.*the nearest known name is 'tiny'")
 bsconv_example(cuda OUTPUT "logits .4, 1000. on c")

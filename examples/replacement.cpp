@@ -145,7 +145,7 @@ int digits() {
   const double one = measure(parse("u/data/1"), task, 0);
   const double two = measure(parse("u/data/2"), task, 0);
   const bool kept = one > random + 20.0 && two > 90.0;
-  std::cout << (kept ? "\nwhat was learnt is kept\n" : "\nwhat was learnt is lost\n");
+  std::cout << (kept ? "\nwhat was learned is kept\n" : "\nwhat was learned is lost\n");
   return kept ? 0 : 1;
 }
 

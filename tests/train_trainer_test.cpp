@@ -189,7 +189,6 @@ TEST_F(TrainTrainer, SetsABestCheckpointOfAnotherCourseAside) {
   same.fit(train_loader(), test_loader());
   EXPECT_EQ(epoch_of(directory / "best.safetensors"), best);
 
-  // Nothing is learnt any more, and no test can be better than what was reached.
   Trainer other(make_net(), make_options(directory.path()).epochs(2).keep_checkpoints(3));
   auto early = bsconv::train::load_checkpoint(directory / "epoch-0001.safetensors");
   early.history.back().best_accuracy = 1.0;

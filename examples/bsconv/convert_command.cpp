@@ -150,7 +150,8 @@ void add_convert_command(CLI::App& app) {
   command->add_option("--rename", arguments->rename,
                       "OLD=NEW: names that begin with OLD begin with NEW instead");
   command->add_option("--architecture", arguments->architecture,
-                      "The name of the model whose weights these are; .onnx and --fold need it");
+                      "The name of the model whose weights these are; .onnx and --fold need it "
+                      "where the file doesn't tell");
   command->add_flag(
       "--fold", arguments->fold,
       "Fold batch normalizations: those in BSConv layers, or all that can be for .onnx");

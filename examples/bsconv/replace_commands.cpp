@@ -106,7 +106,7 @@ struct ReplaceArguments {
   std::filesystem::path out;
 };
 
-// Training images in random order, augmented: batch normalizations have learnt from no others.
+// Training images in random order, augmented: batch normalizations have learned from no others.
 std::vector<torch::Tensor> calibration_batches(const ReplaceArguments& arguments,
                                                const std::string& dataset, int64_t classes,
                                                int64_t side) {

@@ -2,7 +2,7 @@
 #pragma once
 
 /// \file
-/// Everything that needs LibTorch alone: modules, replacers, model zoo and profiler.
+/// Modules, replacers, model zoo and profiler; needs LibTorch alone.
 
 #include <bsconv/nn.hpp>       // IWYU pragma: export
 #include <bsconv/profile.hpp>  // IWYU pragma: export

@@ -2,7 +2,8 @@
 #pragma once
 
 /// \file
-/// Training: `train::Trainer`, its options, and what it is made of.
+/// Training: `train::Trainer`, its options, and what it is made of. Needs nlohmann/json (component
+/// `json`).
 
 // IWYU pragma: begin_exports
 #include <bsconv/fused_training.hpp>

@@ -2,7 +2,8 @@
 #pragma once
 
 /// \file
-/// Weight files: safetensors and what Python's `torch.save` writes, in and out of any module.
+/// Weight files: safetensors and what Python's `torch.save` writes, in and out of any module. Needs
+/// nlohmann/json (component `json`).
 
 // IWYU pragma: begin_exports
 #include <bsconv/weights/atomic_file.hpp>

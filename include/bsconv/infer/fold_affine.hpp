@@ -62,8 +62,8 @@ inline bool fold_affine_back(Graph& graph, std::size_t index) {
   return true;
 }
 
-/// Folds the affine node before the convolution `node` into it, if the convolution pads nothing
-/// and nothing else uses the affine node's result. Returns whether it did.
+/// Folds the affine node before the convolution `node` into it, if the convolution is a pointwise
+/// one that pads nothing, and nothing else uses the affine node's result. Returns whether it did.
 inline bool fold_affine_forward(Graph& graph, Node& node) {
   Node* producer = graph.sole_producer(node.inputs[0]);
   if (producer == nullptr || producer->kind != NodeKind::affine || !producer->is_plain() ||

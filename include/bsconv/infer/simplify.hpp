@@ -11,7 +11,7 @@
 #include <utility>
 
 /// \file
-/// Folds operations into their neighbours.
+/// Folds operations into their neighbors.
 
 namespace bsconv::infer {
 

@@ -17,7 +17,7 @@ struct Distillation {
   /// From `logits` [N, classes] of the teacher.
   explicit Distillation(torch::Tensor logits) : logits_(std::move(logits)) {}
 
-  /// The teacher's logits [N, classes]; if undefined, nothing is learnt from them.
+  /// The teacher's logits [N, classes]; if undefined, nothing is learned from them.
   TORCH_ARG(torch::Tensor, logits) = {};
   /// Its part of the loss, 0 to 1; the labels have the rest. Default: 0.9.
   TORCH_ARG(double, weight) = 0.9;

@@ -16,7 +16,7 @@ namespace bsconv::train {
 /// Cross entropy of `logits` [N, classes] against `labels` (int64 [N]) plus the regularization
 /// loss of `module` weighted by `alpha`, and how many of the images are right.
 ///
-/// `targets`, if defined, are probabilities [N, classes] that are learnt instead of the labels;
+/// `targets`, if defined, are probabilities [N, classes] that are learned instead of the labels;
 /// `label_smoothing` spreads that share of the probability over all classes. With a `teacher`'s
 /// logits, the distillation loss has its weight beside the cross entropy. Throws if the shapes do
 /// not fit or, on the CPU, if a label has no logit.
