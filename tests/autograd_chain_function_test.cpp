@@ -151,7 +151,8 @@ class RandomChain : public testing::TestWithParam<int> {};
 TEST_P(RandomChain, GradientsEqualLibTorchs) {
   torch::manual_seed(GetParam());
   // Above 48 channels, what the depthwise convolution reads is kept.
-  const int64_t unit = draw(0, 4) == 0 ? 64 : 16;
+  const int64_t unit =
+      std::vector<int64_t>{64, 8, 16, 16, 16}[static_cast<std::size_t>(draw(0, 4))];
   const bool same = draw(0, 1) == 1;
   const int64_t count = draw(2, 4);
   const int64_t ends = unit * draw(1, 2);
@@ -199,6 +200,9 @@ TEST(ChainFunction, LargeAndSmallImages) {
     std::vector<TrainingBlock> blocks = {block_of(32, 64, true), block_of(64, 32, true)};
     blocks[0].activation = blocks[1].activation = Activation::identity;
     EXPECT_TRUE(expect_chain(blocks, input, input));
+    blocks[0].input_norm = norm_of(32);
+    blocks[1].norm.reset();
+    EXPECT_TRUE(expect_chain(blocks, input, input));
   }
 }
 
@@ -206,14 +210,20 @@ TEST(ChainFunction, InputThatNeedsNoGradient) {
   torch::manual_seed(2);
   for (const int64_t channels : {3, 16}) {
     std::vector<TrainingBlock> blocks = {block_of(channels, 16, true), block_of(16, 16, true)};
-    if (channels == 16) {
+    const bool adds_input = channels == 16;
+    if (adds_input) {
       blocks[0].input_norm = norm_of(16);
+      blocks[1].norm.reset();
+      blocks[1].activation = Activation::identity;
     }
     const auto leaves = defined_tensors(blocks);
     const auto input = torch::randn({3, channels, 9, 9});
-    const auto found = torch::autograd::grad({run_blocks(input, blocks, {}).sum()}, leaves);
-    const auto with_input = torch::autograd::grad(
-        {run_blocks(input.clone().requires_grad_(), blocks, {}).sum()}, leaves);
+    const auto gradients = [&](const torch::Tensor& x) {
+      const auto output = run_blocks(x, blocks, adds_input ? x : torch::Tensor());
+      return torch::autograd::grad({output.square().sum()}, leaves);
+    };
+    const auto found = gradients(input);
+    const auto with_input = gradients(input.clone().requires_grad_());
     for (std::size_t i = 0; i < leaves.size(); ++i) {
       EXPECT_TRUE(torch::equal(found[i], with_input[i])) << channels << ", " << i;
     }

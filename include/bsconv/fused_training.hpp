@@ -3,7 +3,7 @@
 
 /// \file
 /// Fused training on the CPU: BSConv layers, and the batch normalizations, activations and
-/// residuals behind them, as few operators with kernels of their own, forward and backward.
+/// residuals around them, as few operators with kernels of their own, forward and backward.
 ///
 /// Including this header in one source file of a program is enough: all layers of this library then
 /// use them in training mode. `FusedTrainingGuard` and `set_fused_training_enabled` turn them off.
@@ -43,7 +43,7 @@ inline torch::Tensor in_single_precision(const torch::Tensor& images) {
   return images.defined() ? images.to(torch::kFloat) : images;
 }
 
-/// Computes `norm` and `activation` on `input` on the kernels that fit it.
+/// Computes `activation(norm(input) + residual)` on the kernels that fit `input`.
 inline torch::Tensor run_norm_of(const torch::Tensor& input, const TrainingBatchNorm& norm,
                                  kernels::Activation activation, const torch::Tensor& residual) {
   return run_norm(input, norm, activation, residual,
@@ -51,18 +51,21 @@ inline torch::Tensor run_norm_of(const torch::Tensor& input, const TrainingBatch
 }
 
 /// Computes `blocks`, together where the same vectors fit all of them.
-inline torch::Tensor run_blocks(const torch::Tensor& images, std::vector<TrainingBlock> blocks,
+inline torch::Tensor run_blocks(const torch::Tensor& images,
+                                const std::vector<TrainingBlock>& blocks,
                                 const torch::Tensor& added) {
-  auto input = in_single_precision(images);
+  const auto input = in_single_precision(images);
   const auto residual = added.is_same(images) ? input : in_single_precision(added);
   const auto kernels_of = [](const TrainingBlock& block) {
     return training_kernels_for(block.pointwise.size(0));
   };
   const auto* kernels = kernels_of(blocks.front());
-  auto& norm = blocks.front().input_norm;
-  if (norm && input.size(1) % kernels->forward->width != 0) {
-    input = run_norm_of(input, *norm, blocks.front().input_activation, {});
-    norm.reset();
+  const auto& first = blocks.front();
+  if (first.input_norm && input.size(1) % kernels->forward->width != 0) {
+    auto rest = blocks;
+    rest.front().input_norm.reset();
+    return run_blocks(run_norm_of(input, *first.input_norm, first.input_activation, {}), rest,
+                      residual);
   }
   if (std::all_of(blocks.begin(), blocks.end(),
                   [&](const TrainingBlock& block) { return kernels_of(block) == kernels; })) {
@@ -81,8 +84,7 @@ inline bool register_training_operators() {
       [](int64_t channels, int64_t pixels) {
         return training_kernels_for(channels, pixels) != nullptr;
       },
-      [](const torch::Tensor& input, const std::vector<TrainingBlock>& blocks,
-         const torch::Tensor& residual) { return run_blocks(input, blocks, residual); },
+      run_blocks,
       [](const torch::Tensor& input, const TrainingBatchNorm& norm, kernels::Activation activation,
          const torch::Tensor& residual) {
         return run_norm_of(input, norm, activation, in_single_precision(residual));

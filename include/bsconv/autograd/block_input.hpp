@@ -13,7 +13,8 @@
 namespace bsconv::detail {
 
 /// The images that a block reads: those of a tensor, or what the batch normalization and activation
-/// of the block before it make of them, which are never in memory as a whole.
+/// in front of it, or at the end of the block before it, make of them, which are never in memory as
+/// a whole.
 class BlockInput {
  public:
   BlockInput() = default;

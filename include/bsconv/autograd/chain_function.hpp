@@ -82,6 +82,9 @@ struct ChainContext : torch::CustomClassHolder {
   std::vector<c10::intrusive_ptr<BlockStatistics>> statistics;
   /// The kernels of the forward pass.
   const kernels::TrainingKernelTable* kernels = nullptr;
+  /// Whether there is a residual beside the input. Without a batch normalization behind it, it
+  /// isn't kept: its gradient is the output's.
+  bool adds_residual = false;
   /// Whether the input is the residual, too.
   bool adds_input = false;
 };
@@ -105,8 +108,9 @@ class ChainFunction : public torch::autograd::Function<ChainFunction> {
                                bool adds_input, const kernels::TrainingKernelTable* kernels) {
     const auto residual = adds_input ? input : residual_part.value_or(torch::Tensor());
     auto context_data = c10::make_intrusive<ChainContext>();
-    torch::autograd::variable_list saved = {input, residual_part.value_or(torch::Tensor()),
-                                            torch::Tensor()};
+    torch::autograd::variable_list saved = {
+        input, blocks.back().norm ? residual_part.value_or(torch::Tensor()) : torch::Tensor(),
+        torch::Tensor()};
     KeptBlock kept;
     for (std::size_t i = 0; i < blocks.size(); ++i) {
       const bool is_last = i + 1 == blocks.size();
@@ -137,6 +141,7 @@ class ChainFunction : public torch::autograd::Function<ChainFunction> {
       }
     }
     context_data->kernels = kernels;
+    context_data->adds_residual = residual_part.has_value();
     context_data->adds_input = adds_input;
     context->saved_data["chain"] = torch::IValue::make_capsule(context_data);
     context->save_for_backward(std::move(saved));
@@ -212,7 +217,7 @@ class ChainFunction : public torch::autograd::Function<ChainFunction> {
     }
     torch::autograd::variable_list result(2 + count * block_tensor_count);
     auto gradient = channels_last(output_gradient);
-    const bool adds = saved[1].defined() || context.adds_input;
+    const bool adds = context.adds_residual || context.adds_input;
     const bool normalizes_input = blocks.front().input_norm.has_value();
     torch::Tensor residual_gradient;
     std::optional<NormalizationBackward> norm;
@@ -303,7 +308,7 @@ class ChainFunction : public torch::autograd::Function<ChainFunction> {
       const auto* of_block = saved.data() + saved_at(i);
       tensors.insert(tensors.end(), of_block, of_block + block_tensor_count);
     }
-    return reference_gradients(
+    auto result = reference_gradients(
         [&context, count](const torch::autograd::variable_list& own) {
           auto output = own[0];
           for (std::size_t i = 0; i < count; ++i) {
@@ -315,6 +320,10 @@ class ChainFunction : public torch::autograd::Function<ChainFunction> {
           return output;
         },
         gradient, tensors, tensors.size(), tensors.size());
+    if (context.adds_residual && !saved[1].defined()) {
+      result[1] = gradient;
+    }
+    return result;
   }
 };
 

@@ -48,9 +48,9 @@ inline bool is_own(const torch::Tensor& tensor, torch::Device device) {
                                 tensor.is_contiguous(torch::MemoryFormat::ChannelsLast)));
 }
 
-/// Whether autocast is on for `tensor` on the CPU. Then only BSConv layers and normalizations of
-/// images in single precision run on fused kernels: other products are faster in lower precision,
-/// and its images take longer to convert than LibTorch takes to normalize them.
+/// Whether autocast is on for `tensor` on the CPU. Then only BSConv layers with what surrounds them
+/// and normalizations of images in single precision run on fused kernels: other products are faster
+/// in lower precision, and its images take longer to convert than LibTorch takes to normalize them.
 inline bool is_autocast_on_cpu(const torch::Tensor& tensor) {
   return tensor.is_cpu() && at::autocast::is_autocast_enabled(torch::kCPU);
 }

@@ -36,7 +36,7 @@ class ResidualUnitImpl : public Composite<ResidualUnitImpl> {
       return *std::move(output);
     }
     const auto hidden = call(conv1_, input);
-    if (auto* block = module(conv2_)->as<ConvBlock>()) {
+    if (auto* block = conv_block(*module(conv2_))) {
       if (auto output = block->forward_fused(hidden, residual, *module(relu_))) {
         return *std::move(output);
       }
@@ -51,8 +51,8 @@ class ResidualUnitImpl : public Composite<ResidualUnitImpl> {
   std::optional<torch::Tensor> forward_fused(const torch::Tensor& input,
                                              const torch::Tensor& residual) {
     const auto activation = bsconv::detail::fusible_activation(module(relu_).get());
-    const auto* first = module(conv1_)->as<ConvBlock>();
-    const auto* second = module(conv2_)->as<ConvBlock>();
+    const auto* first = conv_block(*module(conv1_));
+    const auto* second = conv_block(*module(conv2_));
     if (!is_training() || !activation || first == nullptr || second == nullptr) {
       return std::nullopt;
     }
@@ -114,8 +114,8 @@ class PreactivationUnitImpl : public Composite<PreactivationUnitImpl> {
   // for training; none where they don't apply.
   std::optional<torch::Tensor> forward_fused(const torch::Tensor& input,
                                              const torch::Tensor& residual, bool with_norm) {
-    const auto* first = module(conv1_)->as<ConvBlock>();
-    const auto* second = module(conv2_)->as<ConvBlock>();
+    const auto* first = conv_block(*module(conv1_));
+    const auto* second = conv_block(*module(conv2_));
     if (!is_training() || first == nullptr || second == nullptr) {
       return std::nullopt;
     }
