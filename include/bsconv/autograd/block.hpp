@@ -39,10 +39,12 @@ struct DepthwiseGeometry {
     return dilation[i] * (kernel[i] - 1);
   }
 
-  /// The size of the output along `axis` (0: height) for an input of `size`.
+  /// The size of the output along `axis` (0: height) for an input of `size`; 0 if that is smaller
+  /// than the kernel.
   int64_t output_size(int axis, int64_t size) const {
     const auto i = static_cast<std::size_t>(axis);
-    return (size + 2 * padding[i] - reach(axis) - 1) / stride[i] + 1;
+    const int64_t steps = size + 2 * padding[i] - reach(axis) - 1;
+    return steps < 0 ? 0 : steps / stride[i] + 1;
   }
 };
 
