@@ -4,9 +4,15 @@
 #include <bsconv/bsconv.hpp>
 #include <bsconv/gpu/planner.hpp>
 #include <bsconv/infer.hpp>
+#include <bsconv/util/autocast_scope.hpp>
 #ifdef BSCONV_HAS_CUDA
 #include <bsconv/cuda.hpp>
 #endif
+
+#include <cmath>
+#include <cstdint>
+#include <functional>
+#include <vector>
 
 #include "support/golden.hpp"
 #include "support/host_gpu.hpp"
@@ -121,6 +127,38 @@ TEST(GpuPlan, TakesConvolutionsOfAnyGeometry) {
       }
     }
   }
+}
+
+TEST(GpuPlan, NotANumberStaysOne) {
+  const torch::NoGradGuard no_grad;
+  torch::manual_seed(6);
+  auto images = torch::randn({1, 4, 5, 5});
+  images[0][1][2][3] = std::nanf("");
+  torch::nn::Conv2d conv(torch::nn::Conv2dOptions(4, 8, 1));
+  const std::vector<std::function<torch::Tensor(const torch::Tensor&)>> activations = {
+      [](const torch::Tensor& x) { return torch::relu(x); },
+      [](const torch::Tensor& x) { return torch::hardtanh(x, 0, 6); },
+      [](const torch::Tensor& x) { return torch::hardswish(x); },
+      [](const torch::Tensor& x) { return torch::hardsigmoid(x); }};
+  for (const auto& activation : activations) {
+    const auto forward = [&](const torch::Tensor& x) { return activation(conv->forward(x)); };
+    const auto made = plan(forward, images, torch::kFloat);
+    const auto got = made.plan->run(images);
+    EXPECT_EQ(got.isnan().sum().item<int64_t>(), 8);
+    expect_near(got.nan_to_num(), made.expected.nan_to_num(), 1e-4);
+  }
+}
+
+TEST(GpuPlan, RunsAsPlannedWithinAutocast) {
+  const torch::NoGradGuard no_grad;
+  torch::manual_seed(7);
+  const auto images = torch::randn({2, 5, 9, 9});
+  torch::nn::Sequential net(torch::nn::Conv2d(torch::nn::Conv2dOptions(5, 8, 3)), torch::nn::ReLU(),
+                            torch::nn::Conv2d(torch::nn::Conv2dOptions(8, 8, 1)));
+  const auto made =
+      plan([&](const torch::Tensor& x) { return net->forward(x); }, images, torch::kFloat);
+  const bsconv::detail::AutocastScope autocast(torch::kCPU, torch::kBFloat16);
+  expect_near(made.plan->run(images), made.expected, 1e-4);
 }
 
 TEST(GpuPlan, SaysWhatItCannotDo) {

@@ -129,6 +129,10 @@ TEST(GpuTraining, BlocksEqualLibTorch) {
   block.norm.reset();
   block.activation = Activation::identity;
   expect_block(gpu, block, torch::randn({2, 3, 9, 7}), {});
+  expect_block(gpu, block, torch::randn({2, 3, 9, 7}), torch::randn({2, 16, 9, 7}));
+  block.input_norm = norm_of(3);
+  block.input_activation = Activation::relu;
+  expect_block(gpu, block, torch::randn({2, 3, 9, 7}), torch::randn({2, 16, 9, 7}));
 }
 
 TEST(GpuTraining, BlocksWithASecondPointwiseEqualLibTorch) {
@@ -286,6 +290,17 @@ TEST(GpuTraining, ShowsThatRunningStatisticsHaveChanged) {
   EXPECT_GT(norm.running_var._version(), before);
 }
 
+TEST(GpuTraining, CopiesImagesAtAddressesThatKernelsCannotReadFrom) {
+  const auto memory = torch::rand({12});
+  const auto shifted = memory.narrow(0, 1, 8).view({1, 8, 1, 1});
+  const auto copy = bsconv::gpu::kernel_images(shifted);
+  EXPECT_FALSE(copy.is_alias_of(memory));
+  EXPECT_TRUE(torch::equal(copy, shifted));
+  const auto whole = memory.narrow(0, 4, 8).view({1, 8, 1, 1});
+  EXPECT_TRUE(bsconv::gpu::kernel_images(whole).is_alias_of(memory));
+  EXPECT_FALSE(bsconv::gpu::kernel_images({}).defined());
+}
+
 TEST(GpuTraining, NotANumberStaysOne) {
   Gpu gpu;
   auto input = torch::randn({1, 4, 2, 2});
@@ -329,6 +344,22 @@ TEST(CudaTraining, CompilesItsKernels) {
   EXPECT_GT(bsconv::cuda::compile_to_cubin(source, "sm_90").size(), 1000U);
 }
 
+// Whether a tail of this library is among the operators that `output` came from.
+bool is_fused(const torch::Tensor& output) {
+  std::vector<torch::autograd::Node*> todo = {output.grad_fn().get()};
+  for (std::size_t i = 0; i < todo.size() && i < 10000; ++i) {
+    if (todo[i]->name().find("TailFunction") != std::string::npos) {
+      return true;
+    }
+    for (const auto& edge : todo[i]->next_edges()) {
+      if (edge.function != nullptr) {
+        todo.push_back(edge.function.get());
+      }
+    }
+  }
+  return false;
+}
+
 // Logits, gradients and running statistics of one step of a new model, in double.
 std::vector<torch::Tensor> step_of(const std::string& name, bool fused, torch::ScalarType dtype) {
   torch::manual_seed(8);
@@ -349,6 +380,7 @@ std::vector<torch::Tensor> step_of(const std::string& name, bool fused, torch::S
   model->to(torch::kCUDA);
   const bsconv::FusedTrainingGuard guard(fused);
   const auto logits = model->forward(images.to(torch::kCUDA, dtype));
+  EXPECT_EQ(is_fused(logits), fused);
   (logits * gradient.to(torch::kCUDA, dtype)).sum().backward();
   std::vector<torch::Tensor> result = {logits.detach().to(torch::kDouble)};
   for (const auto& parameter : model->parameters()) {
@@ -394,7 +426,9 @@ TEST(CudaTraining, RunsUnderAutocast) {
   const auto run = [&](bool fused) {
     const bsconv::FusedTrainingGuard guard(fused);
     const bsconv::train::AutocastGuard autocast(torch::kCUDA, bsconv::train::Precision::bf16);
-    return model->forward(images).to(torch::kFloat);
+    const auto logits = model->forward(images);
+    EXPECT_EQ(is_fused(logits), fused);
+    return logits.to(torch::kFloat);
   };
   const auto expected = run(false);
   EXPECT_LE((run(true) - expected).norm().item<double>(), 0.1 * expected.norm().item<double>());

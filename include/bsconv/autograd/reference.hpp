@@ -60,8 +60,11 @@ torch::autograd::variable_list reference_gradients(const Forward& forward,
                                                    const torch::Tensor& gradient,
                                                    torch::autograd::variable_list tensors,
                                                    std::size_t count, std::size_t size) {
-  // A backward pass within an autocast scope runs in it; on the CPU, fused operators don't.
-  const c10::impl::ExcludeDispatchKeyGuard single_precision(c10::DispatchKey::AutocastCPU);
+  // A backward pass within an autocast scope runs in it; fused operators on single precision don't.
+  const bool is_single = tensors[0].scalar_type() == torch::kFloat;
+  const c10::impl::ExcludeDispatchKeyGuard single_precision(
+      is_single ? c10::autocast_dispatch_keyset
+                : c10::DispatchKeySet(c10::DispatchKey::AutocastCPU));
   torch::autograd::variable_list inputs;
   std::vector<std::size_t> places;
   for (std::size_t i = 0; i < count; ++i) {

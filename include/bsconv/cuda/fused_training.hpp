@@ -43,16 +43,10 @@ inline bool register_training_operators() {
       [](const torch::Tensor& input, const std::vector<bsconv::detail::TrainingBlock>& blocks,
          const torch::Tensor& residual) {
         auto& found = training_operators_of(input.device());
-        const auto& first = blocks.front();
         return bsconv::detail::run_one_by_one(
-            first.input_norm ? found.norm(input, *first.input_norm, first.input_activation, {})
-                             : input,
-            blocks, residual,
+            input, blocks, residual,
             [&](const torch::Tensor& x, const bsconv::detail::TrainingBlock& block,
-                const torch::Tensor& added) {
-              return block.norm || !added.defined() ? found.block(x, block, added)
-                                                    : found.block(x, block, {}) + added;
-            });
+                const torch::Tensor& added) { return found.block(x, block, added); });
       },
       [](const torch::Tensor& input, const bsconv::detail::TrainingBatchNorm& norm,
          kernels::Activation activation, const torch::Tensor& residual) {

@@ -13,6 +13,7 @@
 #include <fstream>
 #include <iterator>
 #include <optional>
+#include <random>
 #include <string>
 #include <utility>
 
@@ -59,8 +60,9 @@ class KernelCache {
     auto code = std::forward<Compile>(compile)();
     try {
       std::filesystem::create_directories(folder_);
-      // Processes that start together compile the same kernels.
-      const std::filesystem::path own = path.native() + '.' + std::to_string(::getpid());
+      // Processes and threads that start together compile the same kernels.
+      const std::filesystem::path own = path.native() + '.' + std::to_string(::getpid()) + '.' +
+                                        std::to_string(std::random_device()());
       weights::write_text_file(own, digest(code) + '\n' + code);
       std::filesystem::rename(own, path);
     } catch (const std::exception& error) {

@@ -63,13 +63,16 @@ __device__ inline void store_quad(const float* from, int first, T* to) {
   }
 }
 
+// Between 0 and 6; unlike what fminf and fmaxf make of it, NaN stays NaN.
+__device__ inline float clamp6(float x) { return x < 0.0f ? 0.0f : x > 6.0f ? 6.0f : x; }
+
 // identity, relu, relu6, hardswish, hardsigmoid
 template <int activation>
 __device__ inline float activate(float x) {
-  if (activation == 1) return fmaxf(x, 0.0f);
-  if (activation == 2) return fminf(fmaxf(x, 0.0f), 6.0f);
-  if (activation == 3) return x * fminf(fmaxf(x + 3.0f, 0.0f), 6.0f) * (1.0f / 6.0f);
-  if (activation == 4) return fminf(fmaxf(x + 3.0f, 0.0f), 6.0f) * (1.0f / 6.0f);
+  if (activation == 1) return x < 0.0f ? 0.0f : x;
+  if (activation == 2) return clamp6(x);
+  if (activation == 3) return x * clamp6(x + 3.0f) * (1.0f / 6.0f);
+  if (activation == 4) return clamp6(x + 3.0f) * (1.0f / 6.0f);
   return x;
 }
 

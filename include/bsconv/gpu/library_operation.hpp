@@ -2,6 +2,7 @@
 #pragma once
 
 #include <torch/types.h>
+#include <bsconv/gpu/kernel_images.hpp>
 #include <bsconv/gpu/operation.hpp>
 #include <bsconv/infer/graph.hpp>
 #include <bsconv/infer/run_operator.hpp>
@@ -51,7 +52,7 @@ class LibraryOperation : public Operation {
       return tensor;
     }
     const auto image = tensor.dim() == 4 ? tensor : tensor.unsqueeze(-1).unsqueeze(-1);
-    return image.to(context.dtype).contiguous(torch::MemoryFormat::ChannelsLast);
+    return kernel_images(image.to(context.dtype));
   }
 
   const infer::Graph& graph_;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 #pragma once
 
+#include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/types.h>
 #include <bsconv/gpu/geometry.hpp>
 #include <bsconv/gpu/runtime.hpp>
@@ -220,6 +221,8 @@ class LibraryConvolution : public Operation {
       : parts_(std::move(parts)), input_(input), output_(output), multiply_adds_(multiply_adds) {}
 
   void run(const Context&, Values& values) const override {
+    // The caller's autocast has no say in what type results are of.
+    const c10::impl::ExcludeDispatchKeyGuard as_planned(c10::autocast_dispatch_keyset);
     // More padding on one side than on the other is laid out; a window too many is left out.
     const auto& p = parts_.padding;
     const bool even = p[0] >= p[1] && p[2] >= p[3];

@@ -63,6 +63,9 @@ class Plan : public infer::Executable {
     InferenceReport result;
     result.input = graph.values[graph.input].sizes;
     result.kernels = compiler_->runtime().name() + ", " + std::string(c10::toString(dtype_));
+    if (!unrecorded_.empty()) {
+      result.kernels += ", launched one by one: " + unrecorded_;
+    }
     for (const auto& step : steps) {
       InferenceStep line;
       for (const auto& operation : step.operations) {
@@ -92,13 +95,15 @@ class Plan : public infer::Executable {
     return dtype_ == torch::kHalf ? 2e-2 : 1e-1;
   }
 
-  /// Writes down the launches of a run, where that is possible.
+  /// Writes down the launches of a run; the report says why where that is impossible.
   void record(const torch::Tensor& example) {
     try {
       recording_ = compiler_->runtime().record(
           [this](const torch::Tensor& input) { return run_steps(input); }, example);
-    } catch (const std::exception&) {
-      recording_ = nullptr;
+    } catch (const c10::Error& error) {
+      unrecorded_ = error.what_without_backtrace();
+    } catch (const std::exception& error) {
+      unrecorded_ = error.what();
     }
   }
 
@@ -129,6 +134,7 @@ class Plan : public infer::Executable {
   std::shared_ptr<Compiler> compiler_;
   torch::ScalarType dtype_;
   std::unique_ptr<Recording> recording_;
+  std::string unrecorded_;
   mutable std::mutex mutex_;
 };
 

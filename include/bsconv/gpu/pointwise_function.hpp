@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 #pragma once
 
+#include <ATen/Context.h>
 #include <torch/autograd.h>
 #include <torch/types.h>
 #include <bsconv/autograd/channels_last.hpp>
 #include <bsconv/autograd/reference.hpp>
+#include <bsconv/gpu/kernel_images.hpp>
 #include <bsconv/gpu/kernel_set.hpp>
 #include <bsconv/gpu/pointwise_shape.hpp>
 
@@ -23,12 +25,15 @@ class PointwiseConvolution {
   PointwiseConvolution(std::shared_ptr<Compiler> compiler, const PointwiseShape& shape,
                        torch::ScalarType dtype)
       : shape_(shape), kernels_(compiler, shape.kernels(), dtype) {
-    is_faster_ = compiler->fastest(shape.key() + element_name(dtype), 2, [&](std::size_t way) {
-      return time(compiler->runtime(), way == 0, dtype);
-    }) == 0;
+    // Which is faster may be another one in the next run, and rounds otherwise.
+    is_faster_ = at::globalContext().deterministicAlgorithms() ||
+                 compiler->fastest(shape.key() + element_name(dtype), 2, [&](std::size_t way) {
+                   return time(compiler->runtime(), way == 0, dtype);
+                 }) == 0;
   }
 
-  /// Whether the kernels are faster than LibTorch's operators, forward and backward together.
+  /// Whether the kernels are faster than LibTorch's operators, forward and backward together, or
+  /// deterministic algorithms were asked for.
   bool is_faster() const { return is_faster_; }
 
   /// The output.
@@ -136,7 +141,7 @@ class PointwiseFunction : public torch::autograd::Function<PointwiseFunction> {
     }
     const auto capsule = context->saved_data["convolution"].toCapsule();
     const auto& convolution = *static_cast<const PointwiseContext&>(*capsule).convolution;
-    const auto gradient = bsconv::detail::channels_last(gradients[0]);
+    const auto gradient = kernel_images(gradients[0]);
     auto [by_input, by_weight] = convolution.backward(
         gradient, input, weight, context->needs_input_grad(0), context->needs_input_grad(1));
     return {std::move(by_input), std::move(by_weight), torch::Tensor()};

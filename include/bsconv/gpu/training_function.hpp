@@ -7,6 +7,7 @@
 #include <bsconv/autograd/block.hpp>
 #include <bsconv/autograd/channels_last.hpp>
 #include <bsconv/autograd/reference.hpp>
+#include <bsconv/gpu/kernel_images.hpp>
 #include <bsconv/gpu/kernel_set.hpp>
 #include <bsconv/gpu/pointwise_function.hpp>
 #include <bsconv/gpu/training_shape.hpp>
@@ -76,7 +77,7 @@ class TailFunction : public torch::autograd::Function<TailFunction> {
     }
     const auto tensors = tensors_of(saved);
     const TailForward made{saved[8], shape.depthwise ? saved[6] : saved[0], saved[7]};
-    const auto found = tail.backward(bsconv::detail::channels_last(gradients[0]), tensors, made);
+    const auto found = tail.backward(kernel_images(gradients[0]), tensors, made);
     return {found.input,       found.residual,  found.depthwise, found.bias,
             found.norm_weight, found.norm_bias, torch::Tensor(), torch::Tensor()};
   }
@@ -151,10 +152,12 @@ class TrainingOperators {
   /// convolutions that LibTorch has faster operators for are left to it.
   torch::Tensor block(const torch::Tensor& input, const bsconv::detail::TrainingBlock& block,
                       const torch::Tensor& residual) {
+    auto x = block.input_norm ? norm(input, *block.input_norm, block.input_activation, {}) : input;
     const auto type = input.device().type();
-    auto x = bsconv::detail::channels_last(at::autocast::is_autocast_enabled(type)
-                                               ? input.to(at::autocast::get_autocast_dtype(type))
-                                               : input);
+    if (at::autocast::is_autocast_enabled(type)) {
+      x = x.to(at::autocast::get_autocast_dtype(type));
+    }
+    x = bsconv::detail::channels_last(x);
     const auto next = [&](const torch::Tensor& weight, const auto& inner) {
       x = pointwise(x, weight);
       if (inner) {
@@ -165,8 +168,9 @@ class TrainingOperators {
       next(block.first, block.first_norm);
     }
     next(block.pointwise, block.pointwise_norm);
-    return tail(x, block.depthwise, block.bias, block.geometry, block.norm, block.activation,
-                residual);
+    const auto output = tail(x, block.depthwise, block.bias, block.geometry, block.norm,
+                             block.activation, block.norm ? residual : torch::Tensor());
+    return block.norm || !residual.defined() ? output : output + residual;
   }
 
   /// `activation(norm(input) + residual)`.
@@ -181,8 +185,6 @@ class TrainingOperators {
                      const std::optional<bsconv::detail::DepthwiseGeometry>& geometry,
                      const std::optional<bsconv::detail::TrainingBatchNorm>& norm,
                      kernels::Activation activation, const torch::Tensor& residual) {
-    using bsconv::detail::channels_last;
-    using bsconv::detail::channels_last_if_any;
     using bsconv::detail::if_defined;
     if (residual.defined() && residual.scalar_type() != input.scalar_type()) {
       return bsconv::detail::reference_activation(
@@ -216,7 +218,7 @@ class TrainingOperators {
       norm->num_batches_tracked.add_(1);
     }
     const auto parts = counted.value_or(bsconv::detail::TrainingBatchNorm());
-    return TailFunction::apply(channels_last(input), if_defined(channels_last_if_any(residual)),
+    return TailFunction::apply(kernel_images(input), if_defined(kernel_images(residual)),
                                if_defined(depthwise), if_defined(bias), if_defined(parts.weight),
                                if_defined(parts.bias), parts,
                                tails_.get(shape, input.scalar_type()));
@@ -243,7 +245,7 @@ class TrainingOperators {
       const auto convolution = pointwise_.get(shape, input.scalar_type());
       if (convolution->is_faster()) {
         // LibTorch's convolution in front of it may have made something else.
-        return PointwiseFunction::apply(bsconv::detail::channels_last(input), weight, convolution);
+        return PointwiseFunction::apply(kernel_images(input), weight, convolution);
       }
     }
     return torch::conv2d(input, weight.to(input.scalar_type()));
