@@ -150,9 +150,9 @@ function(bsconv_add_component component error)
               HINTS "$ENV{CUDA_HOME}/include" /usr/local/cuda/include)
     # The wheel's own come first.
     file(GLOB cuda_libraries "${BSCONV_LIBTORCH_DIR}/../nvidia/*/lib")
-    find_library(BSCONV_NVRTC_LIBRARY NAMES libnvrtc.so.13 libnvrtc.so.12 nvrtc
+    find_library(BSCONV_NVRTC_LIBRARY NAMES libnvrtc.so.13 libnvrtc.so.12 nvrtc NAMES_PER_DIR
                  HINTS ${cuda_libraries} /usr/local/cuda/lib64)
-    find_library(BSCONV_CUDART_LIBRARY NAMES libcudart.so.13 libcudart.so.12 cudart
+    find_library(BSCONV_CUDART_LIBRARY NAMES libcudart.so.13 libcudart.so.12 cudart NAMES_PER_DIR
                  HINTS ${cuda_libraries} /usr/local/cuda/lib64)
     mark_as_advanced(BSCONV_CUDA_INCLUDE_DIR BSCONV_NVRTC_LIBRARY BSCONV_CUDART_LIBRARY)
     if(NOT BSCONV_LINK_CUDA OR NOT BSCONV_LIBTORCH_CUDA OR NOT BSCONV_CUDA_INCLUDE_DIR

@@ -189,6 +189,14 @@ TEST(TrainStepRecorderCuda, AGraphTrainsAsOperatorsDo) {
     EXPECT_TRUE(graph->is_recorded());
     expect_same(actual, train(tiny_model(), options, nullptr), 0.05);
   }
+  // Many replays at two rates, on batches of two sizes.
+  const auto options =
+      TrainOptions().epochs(3).schedule({2}).learning_rate(0.05).nesterov(true).device(
+          torch::kCUDA);
+  const auto graph = std::make_shared<bsconv::cuda::StepGraph>();
+  const auto actual = train(smooth_model(), options, graph);
+  EXPECT_TRUE(graph->is_recorded());
+  expect_same(actual, train(smooth_model(), options, nullptr), 1e-4);
 #else
   GTEST_SKIP() << "this build is without CUDA";
 #endif
@@ -200,12 +208,20 @@ TEST(TrainStepRecorderCuda, AFailedRecordingLeavesTheAllocatorAsItWas) {
     GTEST_SKIP() << "there is no CUDA device";
   }
   const auto x = torch::ones({1024}, torch::kCUDA);
-  const c10::cuda::CUDAStreamGuard beside(c10::cuda::getStreamFromPool());
+  const bsconv::cuda::RecordingStream stream(x.device().index(), 0);
+  const c10::cuda::CUDAStreamGuard beside(stream.get());
+  torch::Tensor product;
+  const auto older = bsconv::cuda::make_graph();
+  bsconv::cuda::record(*older, [&] { product = x * 3; });
   for (int repeat = 0; repeat < 3; ++repeat) {
     {
       at::cuda::CUDAGraph graph;
       EXPECT_THROW(bsconv::cuda::record(graph, [&] { (x * 2).sum().item<float>(); }), c10::Error);
     }
+    // Neither random numbers nor graphs of before are disturbed.
+    EXPECT_LE(torch::rand({1}, torch::kCUDA).item<float>(), 1);
+    bsconv::cuda::replay(*older);
+    EXPECT_EQ(product.sum().item<float>(), 3 * 1024);
     c10::cuda::CUDACachingAllocator::emptyCache();
     at::cuda::CUDAGraph graph;
     torch::Tensor sum;

@@ -177,7 +177,7 @@ class CudaRuntime : public gpu::Runtime {
   std::unique_ptr<gpu::Recording> record(
       const std::function<torch::Tensor(const torch::Tensor&)>& work,
       const torch::Tensor& input) override {
-    return std::make_unique<Graph>(work, input);
+    return std::make_unique<RecordedRun>(work, input);
   }
 
  private:
@@ -192,23 +192,23 @@ class CudaRuntime : public gpu::Runtime {
     cudaEvent_t event = nullptr;
   };
 
-  class Graph : public gpu::Recording {
+  class RecordedRun : public gpu::Recording {
    public:
-    Graph(const std::function<torch::Tensor(const torch::Tensor&)>& work,
-          const torch::Tensor& input)
+    RecordedRun(const std::function<torch::Tensor(const torch::Tensor&)>& work,
+                const torch::Tensor& input)
         : input_(made_like(input)) {
       const c10::cuda::CUDAGuard guard(input.device());
       // Libraries choose their algorithms in a first run.
       work(input_);
       const auto current = c10::cuda::getCurrentCUDAStream(input.device().index());
       detail::check(cudaStreamSynchronize(current), "cudaStreamSynchronize");
-      const c10::cuda::CUDAStreamGuard beside(
-          c10::cuda::getStreamFromPool(/*isHighPriority=*/false, input.device().index()));
-      cuda::record(graph_, [&] { output_ = work(input_); });
+      const RecordingStream stream(input.device().index(), /*priority=*/0);
+      const c10::cuda::CUDAStreamGuard beside(stream.get());
+      cuda::record(*graph_, [&] { output_ = work(input_); });
     }
 
     // Its memory may be used on another stream next.
-    ~Graph() override {
+    ~RecordedRun() override {
       if (done_.isCreated()) {
         static_cast<void>(cudaEventSynchronize(done_.event()));
       }
@@ -222,7 +222,7 @@ class CudaRuntime : public gpu::Runtime {
         done_.block(stream);
       }
       input_.copy_(input, /*non_blocking=*/true);
-      graph_.replay();
+      cuda::replay(*graph_);
       auto result = output_.clone();
       done_.record(stream);
       return result;
@@ -239,7 +239,7 @@ class CudaRuntime : public gpu::Runtime {
 
     torch::Tensor input_;
     torch::Tensor output_;
-    at::cuda::CUDAGraph graph_;
+    Graph graph_ = make_graph();
     at::cuda::CUDAEvent done_;
   };
 

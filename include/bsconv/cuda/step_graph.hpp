@@ -56,7 +56,7 @@ class StepGraph : public train::StepRecorder {
         inputs_[i].copy_(inputs[i], /*non_blocking=*/true);
       }
     }
-    graph_->replay();
+    cuda::replay(*graph_);
     return copy(result_);
   }
 
@@ -95,20 +95,20 @@ class StepGraph : public train::StepRecorder {
     const c10::cuda::CUDAGuard on_device(device);
     const auto current = c10::cuda::getCurrentCUDAStream(device.index());
     if (stream_ == nullptr) {
-      stream_ = std::make_unique<c10::cuda::CUDAStream>(
-          c10::cuda::getStreamFromPool(current.priority(), device.index()));
+      stream_ = std::make_unique<RecordingStream>(device.index(), current.priority());
     }
-    wait(*stream_, current);
+    const auto stream = stream_->get();
+    wait(stream, current);
     try {
       auto result = [&] {
-        const c10::cuda::CUDAStreamGuard guard(*stream_);
+        const c10::cuda::CUDAStreamGuard guard(stream);
         return action();
       }();
-      wait(current, *stream_);
+      wait(current, stream);
       return result;
     } catch (...) {
       // What was launched before the error still runs.
-      wait(current, *stream_);
+      wait(current, stream);
       throw;
     }
   }
@@ -124,7 +124,7 @@ class StepGraph : public train::StepRecorder {
     for (const auto& input : inputs) {
       inputs_.push_back(input.defined() ? input.clone() : torch::Tensor());
     }
-    auto graph = std::make_unique<at::cuda::CUDAGraph>();
+    auto graph = make_graph();
     try {
       beside([&] {
         cuda::record(*graph, [&] { result_ = step(inputs_); });
@@ -141,7 +141,6 @@ class StepGraph : public train::StepRecorder {
       return false;
     }
     graph_ = std::move(graph);
-    shapes_ = inputs_;
     return true;
   }
 
@@ -163,8 +162,8 @@ class StepGraph : public train::StepRecorder {
   std::vector<torch::Tensor> shapes_;
   std::vector<torch::Tensor> inputs_;
   train::StepResult result_;
-  std::unique_ptr<c10::cuda::CUDAStream> stream_;
-  std::unique_ptr<at::cuda::CUDAGraph> graph_;
+  std::unique_ptr<RecordingStream> stream_;
+  Graph graph_;
 };
 
 }  // namespace bsconv::cuda
