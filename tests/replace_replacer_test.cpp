@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
+#include <gmock/gmock.h>
 #include <bsconv/nn.hpp>
 #include <bsconv/replace.hpp>
+#include <bsconv/weights/state_dict.hpp>
 
 #include "support/golden.hpp"
 
@@ -73,6 +75,35 @@ TEST(Replacer, WhatADerivedConvolutionDoesBesideStays) {
   EXPECT_EQ(report.rows[0].kind, bsconv::ReplacementKind::grafted);
   EXPECT_EQ(net->forward(torch::ones({1, 4, 8, 8})).sizes().vec(),
             (std::vector<int64_t>{1, 6, 8, 8}));
+}
+
+// A convolution with a normalization and a factor of its own.
+struct ScaledConv2dImpl : torch::nn::Conv2dImpl {
+  explicit ScaledConv2dImpl(const torch::nn::Conv2dOptions& options)
+      : Conv2dImpl(options),
+        norm(register_module("norm", torch::nn::BatchNorm2d(options.out_channels()))),
+        gain(register_parameter("gain", torch::full({1}, 2.0))) {}
+  torch::Tensor forward(const torch::Tensor& x) { return norm(Conv2dImpl::forward(x)) * gain; }
+  torch::nn::BatchNorm2d norm;
+  torch::Tensor gain;
+};
+TORCH_MODULE(ScaledConv2d);
+
+TEST(Replacer, WhatADerivedConvolutionHasBesideStays) {
+  torch::nn::Sequential net(ScaledConv2d(torch::nn::Conv2dOptions(4, 6, 3)));
+  bsconv::replace_with_bsconv_u(net, bsconv::BSConvUReplacementOptions().with_bn(true));
+  const auto names = [&] { return bsconv::weights::state_dict(*net).keys(); };
+  EXPECT_THAT(names(), testing::IsSupersetOf({"0.gain", "0.norm.weight", "0.norm.running_mean",
+                                              "0.pw.weight", "0.dw.weight"}));
+  EXPECT_THAT(names(), testing::Not(testing::Contains("0.weight")));
+  net->eval();
+  EXPECT_FALSE(net[0]->as<ScaledConv2d>()->norm->is_training());
+  const auto x = torch::randn({2, 4, 8, 8});
+  const torch::NoGradGuard no_grad;
+  const auto before = net->forward(x);
+  EXPECT_EQ(bsconv::fuse(*net), 1U);
+  EXPECT_THAT(names(), testing::IsSupersetOf({"0.gain", "0.norm.weight"}));
+  EXPECT_TRUE(torch::allclose(net->forward(x), before, 1e-4, 1e-5));
 }
 
 // Containers that have registered more than they run in turn.

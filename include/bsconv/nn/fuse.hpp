@@ -31,7 +31,7 @@ inline std::size_t fuse(torch::nn::Module& model) {
     const bool fused = fuse_layer(dynamic_cast<BSConvUImpl*>(&target)) ||
                        fuse_layer(dynamic_cast<BSConvSImpl*>(&target));
     if (fused && substitute != nullptr) {
-      detail::adopt(dynamic_cast<torch::nn::Conv2dImpl&>(module), substitute);
+      detail::adopt(dynamic_cast<torch::nn::Conv2dImpl&>(module));
     }
   });
   return changed;

@@ -11,9 +11,11 @@
 #include <bsconv/nn/call_observer.hpp>
 #include <bsconv/nn/mode_of_children.hpp>
 
+#include <algorithm>
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 /// \file
 /// Replaces what a `torch::nn::Conv2d` computes without replacing the object.
@@ -55,6 +57,8 @@ class GraftedWeight : public c10::TensorImpl {
   torch::nn::AnyModule& substitute() { return substitute_; }
   /// The same as a module.
   const std::shared_ptr<torch::nn::Module>& module() const { return module_; }
+  /// The names of the children that the convolution has for it.
+  std::vector<std::string>& adopted() { return adopted_; }
 
   /// Takes over the dtype that the substitute has been converted to.
   void refresh() {
@@ -74,6 +78,7 @@ class GraftedWeight : public c10::TensorImpl {
  private:
   torch::nn::AnyModule substitute_;
   std::shared_ptr<torch::nn::Module> module_;
+  std::vector<std::string> adopted_;
 };
 
 /// The grafted weight behind `tensor`, or null.
@@ -149,21 +154,32 @@ inline std::shared_ptr<torch::nn::Module> grafted_substitute(const torch::nn::Mo
 
 namespace detail {
 
-/// Registers what `substitute` is made of under `conv`, in the place of all children so far.
-inline void adopt(torch::nn::Conv2dImpl& conv,
-                  const std::shared_ptr<torch::nn::Module>& substitute) {
-  for (const auto& child : conv.named_children()) {
-    conv.unregister_module(child.key());
+/// Registers what the substitute of `conv`, which is grafted, is made of, in the place of what was
+/// registered of it before. Children of a class derived from `Conv2d` stay.
+inline void adopt(torch::nn::Conv2dImpl& conv) {
+  auto& graft = *grafted_weight(conv.weight);
+  const auto& substitute = graft.module();
+  for (const auto& name : graft.adopted()) {
+    conv.unregister_module(name);
   }
+  graft.adopted().clear();
+  const auto add = [&](const std::string& name, const std::shared_ptr<torch::nn::Module>& child) {
+    conv.register_module(name, child);
+    graft.adopted().push_back(name);
+  };
+  const auto own = conv.named_children();
+  const auto parts = substitute->named_children();
   const bool hoist = dynamic_cast<const ModeOfChildren*>(substitute.get()) != nullptr &&
-                     !substitute->children().empty() && substitute->parameters(false).empty() &&
-                     substitute->buffers(false).empty();
+                     !parts.is_empty() && substitute->parameters(false).empty() &&
+                     substitute->buffers(false).empty() &&
+                     std::none_of(parts.begin(), parts.end(),
+                                  [&own](const auto& part) { return own.contains(part.key()); });
   if (!hoist) {
-    conv.register_module("replacement", substitute);
+    add("replacement", substitute);
     return;
   }
-  for (const auto& child : substitute->named_children()) {
-    conv.register_module(child.key(), child.value());
+  for (const auto& part : parts) {
+    add(part.key(), part.value());
   }
 }
 
@@ -171,12 +187,13 @@ inline void adopt(torch::nn::Conv2dImpl& conv,
 
 /// Makes `conv` compute what `substitute` computes, whoever holds it and however it is called.
 ///
-/// `substitute` maps one tensor to one tensor. The convolution's own parameters are dropped and
+/// `substitute` maps one tensor to one tensor. The convolution's weight and bias are dropped and
 /// the substitute registered in their place as the child `replacement`, so that parameters, state
 /// dict, `train()`, `to()`, optimizers made afterwards and serialization see it. Of this library's
 /// layers, and of others that are a `ModeOfChildren` and have children but no parameters or buffers
-/// of their own, the children are registered instead. `conv` pads no more on its own: the
-/// substitute gets its raw input.
+/// of their own, the children are registered instead, unless `conv` has children of such names.
+/// What else a class derived from `Conv2d` has registered stays. `conv` pads no more on its own:
+/// the substitute gets its raw input.
 ///
 /// Afterwards `conv.weight` stands in for a tensor: only a convolution may use it. `clone()` of a
 /// grafted convolution, or of a model that holds one, throws; make a new model, replace its layers
@@ -189,10 +206,17 @@ inline void graft(torch::nn::Conv2dImpl& conv, const torch::nn::AnyModule& subst
   torch::nn::AnyModule held = substitute;
   auto weight = torch::Tensor(c10::make_intrusive<detail::GraftedWeight>(conv.weight, held));
 
-  detail::adopt(conv, held.ptr());
-  detail::ParameterAccess::of(conv).clear();
+  TORCH_CHECK(!conv.named_children().contains("replacement"),
+              "graft: this Conv2d has a child 'replacement' already");
+  auto& parameters = detail::ParameterAccess::of(conv);
+  for (const char* name : {"weight", "bias"}) {
+    if (parameters.contains(name)) {
+      parameters.erase(name);
+    }
+  }
   conv.weight = std::move(weight);
   conv.bias = torch::Tensor();
+  detail::adopt(conv);
   conv.options.padding_mode(torch::kZeros);
 }
 

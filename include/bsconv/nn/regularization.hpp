@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 #pragma once
 
+#include <c10/core/InferenceMode.h>
 #include <torch/types.h>
 #include <bsconv/nn/walk.hpp>
 
@@ -69,6 +70,8 @@ inline MatrixBatch matrix_batch(const std::vector<std::array<int64_t, 2>>& shape
   if (batch.source.defined()) {
     return batch;
   }
+  // Kept for later calls, in inference mode or not.
+  const c10::InferenceMode normal(false);
   auto& [count, rows, columns] = batch.sizes;
   count = static_cast<int64_t>(shapes.size());
   int64_t total = 0;

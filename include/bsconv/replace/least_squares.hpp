@@ -41,8 +41,10 @@ class LayerFit {
       target_square_ = target_variance_;
     }
     const auto old = old_weight.detach().to(torch::kCPU, torch::kDouble).flatten(1);
-    const double weight = std::max(damping * patch_product_.diagonal().mean().item<double>(),
-                                   std::numeric_limits<double>::min());
+    // Inputs that are all zero say nothing: far above what `solve` adds.
+    constexpr double least = 1e-24;
+    const double weight =
+        std::max(damping * patch_product_.diagonal().mean().item<double>(), least);
     product_ = patch_product_ + weight * torch::eye(in_ * area_, torch::kDouble);
     right_ = cross_product_ + weight * old;
     constant_ = target_square_ + weight * old.square().sum().item<double>();

@@ -222,7 +222,7 @@ class ReplacementOptions {
     options.stride(from.stride())
         .padding(from.padding())
         .dilation(from.dilation())
-        .bias(from.bias())
+        .bias(conv.bias.defined())
         .padding_mode(from.padding_mode())
         .with_bn(with_bn_)
         .bn_options(bn_options_);
