@@ -13,6 +13,7 @@
 #endif
 #include <bsconv/nn.hpp>
 #include <bsconv/plot/csv_table.hpp>
+#include <bsconv/train/trainer.hpp>
 
 #include <chrono>
 #include <csignal>
@@ -258,6 +259,40 @@ TEST_F(DistributedCuda, NcclSumsBroadcastsAndAverages) {
 }
 #endif
 
+TEST(Distributed, SyncBatchNormLeavesInstanceNormsAlone) {
+  together(2, false, [](ProcessGroup& group) {
+    torch::manual_seed(group.rank());
+    const auto images = torch::randn({3 + group.rank(), 4, 5, 5});
+    const auto norm = [&] {
+      return torch::instance_norm(images, {}, {}, {}, {}, /*use_input_stats=*/true, 0.1, 1e-5,
+                                  /*cudnn_enabled=*/false);
+    };
+    const auto expected = norm();
+    bsconv::distributed::SyncBatchNorm synchronized(group);
+    const bsconv::OperatorCapture capture(synchronized);
+    EXPECT_TRUE(torch::equal(norm(), expected));
+  });
+}
+
+TEST(Distributed, ProcessesAtDifferentPlacesAreRefused) {
+  together(2, false, [](ProcessGroup& group) {
+    const torch::nn::Sequential net(torch::nn::Flatten(), torch::nn::Linear(3 * 32 * 32, 10));
+    bsconv::train::Trainer trainer(net, bsconv::train::TrainOptions().epochs(2));
+    const std::shared_ptr<bsconv::train::Communicator> all(std::shared_ptr<void>(), &group);
+    trainer.communicator(all);
+    auto state = trainer.checkpoint();
+    state.epoch = group.rank();
+    trainer.resume(state);
+    const auto digits = bsconv::data::digits(bsconv::data::Split::test);
+    const bsconv::data::DataLoader training(digits,
+                                            bsconv::data::LoaderOptions().shard(group.shard()));
+    const bsconv::data::DataLoader test(digits);
+    EXPECT_THAT(error_of([&] { trainer.fit(training, test); }),
+                HasSubstr("the processes stand at different places; this one after epoch " +
+                          std::to_string(group.rank())));
+  });
+}
+
 TEST(Distributed, ModelsThatDifferAreRefused) {
   together(2, false, [](ProcessGroup& group) {
     torch::nn::Linear model(2 + group.rank(), 2);
@@ -462,28 +497,36 @@ TEST_F(DistributedTraining, WorksAcrossNetworkNamespaces) {
   const auto shell = [](const std::string& command) {
     return std::system((command + " >/dev/null 2>&1").c_str()) == 0;
   };
-  const auto clean = [&] {
-    shell("ip netns del bsconv_a; ip netns del bsconv_b; ip link del bsconv_va");
+  // Names of this process's own; those of interfaces hold 15 characters.
+  const auto name = [](const char* kind, const char* side) {
+    return "bsc" + std::string(kind) + std::to_string(::getpid()) + side;
   };
-  clean();
-  const bool made = shell(
-      "ip netns add bsconv_a && ip netns add bsconv_b && "
-      "ip link add bsconv_va type veth peer name bsconv_vb && "
-      "ip link set bsconv_va netns bsconv_a && ip link set bsconv_vb netns bsconv_b && "
-      "ip -n bsconv_a addr add 10.97.0.1/24 dev bsconv_va && "
-      "ip -n bsconv_b addr add 10.97.0.2/24 dev bsconv_vb && "
-      "ip -n bsconv_a link set lo up && ip -n bsconv_b link set lo up && "
-      "ip -n bsconv_a link set bsconv_va up && ip -n bsconv_b link set bsconv_vb up");
+  const std::string space[2] = {name("n", "a"), name("n", "b")};
+  const std::string link[2] = {name("v", "a"), name("v", "b")};
+  const auto clean = [&] {
+    shell("ip netns del " + space[0]);
+    shell("ip netns del " + space[1]);
+    shell("ip link del " + link[0]);
+  };
+  std::string commands = "ip netns add " + space[0] + " && ip netns add " + space[1] +
+                         " && ip link add " + link[0] + " type veth peer name " + link[1];
+  for (int side = 0; side < 2; ++side) {
+    const std::string inside = " && ip -n " + space[side];
+    commands += " && ip link set " + link[side] + " netns " + space[side] + inside +
+                " addr add 10.97.0." + std::to_string(side + 1) + "/24 dev " + link[side] + inside +
+                " link set lo up" + inside + " link set " + link[side] + " up";
+  }
+  const bool made = shell(commands);
   if (!made) {
     clean();
     GTEST_SKIP() << "this process may not make network namespaces (root and iproute2 needed)";
   }
   const auto run = [&](int rank) {
-    std::string command = std::string("ip netns exec bsconv_") + (rank == 0 ? "a" : "b") +
+    std::string command = "ip netns exec " + space[rank] +
                           " env OMP_NUM_THREADS=1 WORLD_SIZE=2 MASTER_ADDR=10.97.0.1 "
                           "MASTER_PORT=29555 RANK=" +
-                          std::to_string(rank) + " GLOO_SOCKET_IFNAME=bsconv_v" +
-                          (rank == 0 ? "a " : "b ") + program();
+                          std::to_string(rank) + " GLOO_SOCKET_IFNAME=" + link[rank] + " " +
+                          program();
     for (const auto& flag : flags("net")) {
       command += " '" + flag + "'";
     }

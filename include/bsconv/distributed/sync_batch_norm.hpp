@@ -123,9 +123,11 @@ class SyncBatchNorm : public OperatorObserver {
   /// `processes` must outlive every backward pass of what ran meanwhile.
   explicit SyncBatchNorm(train::Communicator& processes) : processes_(processes) {}
 
-  bool looks_inside(const c10::OperatorHandle& /*op*/,
+  // A batch normalization may lie in a composite operator, but that in `instance_norm` is over one
+  // image alone.
+  bool looks_inside(const c10::OperatorHandle& op,
                     const std::vector<c10::IValue>& /*inputs*/) override {
-    return true;  // a batch normalization may lie in a composite operator
+    return op.schema().name() != "aten::instance_norm";
   }
 
   void ran(const OperatorCall& /*call*/) override {}

@@ -90,10 +90,15 @@ class EmaScope {
       return;
     }
     const torch::NoGradGuard no_grad;
-    for (auto& item : weights::state_dict(module)) {
-      auto value = item.value().detach();
+    // First all copies, for which there may be no memory, so that none or all are changed.
+    const auto state = weights::state_dict(module);
+    for (const auto& item : state) {
+      const auto value = item.value().detach();
       own_.emplace_back(value, value.clone());
-      value.copy_(ema->average()[item.key()]);
+    }
+    auto own = own_.begin();
+    for (const auto& item : state) {
+      (own++)->first.copy_(ema->average()[item.key()]);
     }
   }
 
@@ -102,9 +107,8 @@ class EmaScope {
 
   ~EmaScope() {
     const torch::NoGradGuard no_grad;
-    // A tensor that has two names was kept twice, the second time as the average.
-    for (auto item = own_.rbegin(); item != own_.rend(); ++item) {
-      item->first.copy_(item->second);
+    for (const auto& [value, own] : own_) {
+      value.copy_(own);
     }
   }
 

@@ -95,7 +95,10 @@ class Learner {
   bool use(std::shared_ptr<StepRecorder> recorder) {
     const bool fits = options_.optimizer() == OptimizerType::sgd && !scaler_ &&
                       options_.clip_grad_norm() == 0 && options_.accumulate() == 1 &&
-                      communicator_ == nullptr;
+                      communicator_ == nullptr &&
+                      std::all_of(values_.begin(), values_.end(), [](const torch::Tensor& value) {
+                        return value.is_non_overlapping_and_dense();
+                      });
     recorder_ = fits ? std::move(recorder) : nullptr;
     return recorder_ != nullptr;
   }
@@ -255,7 +258,8 @@ class Learner {
   void update_weights() {
     auto* sgd = dynamic_cast<torch::optim::SGD*>(optimizer_.get());
     const auto is_plain = [](const torch::Tensor& value) {
-      return value.is_cpu() && value.scalar_type() == torch::kFloat;
+      return value.is_cpu() && value.scalar_type() == torch::kFloat &&
+             value.is_non_overlapping_and_dense();
     };
     if (sgd != nullptr && fused_training_enabled() &&
         std::all_of(values_.begin(), values_.end(), is_plain)) {

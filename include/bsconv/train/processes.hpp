@@ -2,8 +2,10 @@
 #pragma once
 
 #include <cmath>
+#include <cstdint>
 #include <memory>
 #include <utility>
+#include <vector>
 
 #include <torch/types.h>
 
@@ -61,6 +63,20 @@ class Processes {
     auto votes = torch::full({1}, here ? 1.0 : 0.0, torch::kDouble);
     communicator_->sum(votes);
     return votes.item<double>() > 0;
+  }
+
+  /// Whether `values`, whole numbers, are the same in all of them; waits for all.
+  bool agree(const std::vector<int64_t>& values) const {
+    if (communicator_ == nullptr) {
+      return true;
+    }
+    const auto own = torch::tensor(values, torch::kDouble);
+    auto sums = torch::stack({own, own.square()}).flatten();
+    communicator_->sum(sums);
+    // The mean of squares is the square of the mean only where all are equal.
+    const auto count = static_cast<double>(communicator_->world_size());
+    const auto rows = sums.view({2, -1});
+    return torch::equal(rows[1] * count, rows[0].square());
   }
 
   /// Waits for all.

@@ -166,6 +166,11 @@ class Trainer {
       step_ = steps_;
     }
     resumed_steps_ = 0;
+    TORCH_CHECK(processes_.agree({epoch_, step_, steps_, test.num_examples(), options_.epochs()}),
+                "the processes stand at different places; this one after epoch ", epoch_,
+                ", batch ", step_, " of ", steps_, ", to train for ", options_.epochs(),
+                " epochs, with ", test.num_examples(),
+                " test images: resume all from the same checkpoint, with the same images");
     TORCH_CHECK(step_ <= steps_, "cannot resume after batch ", step_, " of an epoch that has ",
                 steps_, " batches; use the batch size and data set of the checkpoint");
     TORCH_CHECK(step_ == steps_ || step_ % options_.accumulate() == 0, "cannot go on after batch ",
