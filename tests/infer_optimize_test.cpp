@@ -4,17 +4,22 @@
 #include <bsconv/bsconv.hpp>
 #include <bsconv/infer.hpp>
 
+#include <malloc.h>
+
 #include <atomic>
 #include <cstdlib>
 #include <thread>
 
+#include "support/function.hpp"
 #include "support/golden.hpp"
 #include "support/layers.hpp"
+#include "test_files.hpp"
 
 namespace infer_optimize_test {
 namespace {
 
 using bsconv_test::adapt;
+using bsconv_test::error_of;
 using testing::HasSubstr;
 
 // Weights and statistics like those of a trained model.
@@ -30,16 +35,6 @@ void expect_equal(const torch::Tensor& got, const torch::Tensor& expected,
   const double scale = expected.abs().mean().item<double>();
   const double error = (got - expected).abs().max().item<double>();
   EXPECT_LE(error, 1e-4 * scale + 1e-7) << what;
-}
-
-template <class Call>
-std::string error_of(Call&& call) {
-  try {
-    call();
-  } catch (const c10::Error& error) {
-    return error.what_without_backtrace();
-  }
-  return "no error";
 }
 
 class OptimizeZoo : public testing::TestWithParam<std::string> {};
@@ -84,6 +79,7 @@ TEST_P(OptimizeKernels, AnyBatchAndImageSize) {
              {1, 3, 32, 32}, {2, 3, 33, 31}, {7, 3, 40, 24}, {64, 3, 32, 32}, {1, 3, 65, 63}}) {
       const auto x = torch::randn(shape);
       expect_equal(fast(x), model->forward(x), name + " " + c10::str(x.sizes()));
+      EXPECT_EQ(fast.report(x).eager, "") << fast.report(x);
     }
     EXPECT_EQ(fast.report().kernels, GetParam()->name);
   }
@@ -98,7 +94,9 @@ TEST(Optimize, LargeOddImage) {
   auto model = bsconv::create_model("mobilenetv2_w1d4");
   settle(model);
   const auto x = torch::randn({1, 3, 225, 223});
-  expect_equal(bsconv::optimize(model, x)(x), model->forward(x), "225x223");
+  const auto fast = bsconv::optimize(model, x);
+  EXPECT_EQ(fast.report().eager, "");
+  expect_equal(fast(x), model->forward(x), "225x223");
 }
 
 // Images that the second-level cache doesn't hold go through the panels of channels in bands.
@@ -251,9 +249,11 @@ TEST(Optimize, ReplacedUserModel) {
   const auto x = torch::randn({3, 3, 32, 32});
   const auto fast = bsconv::optimize(net, x);
   EXPECT_EQ(fast.report().fallbacks(), 0U) << fast.report();
+  EXPECT_EQ(fast.report().eager, "");
   expect_equal(fast(x), net->forward(x), "replaced");
   bsconv::fuse(*net);
   const auto fused = bsconv::optimize(net, x);
+  EXPECT_EQ(fused.report().eager, "");
   expect_equal(fused(x), net->forward(x), "fused");
 }
 
@@ -364,6 +364,7 @@ TEST(Optimize, ManyThreadsShareOneObject) {
   for (int64_t i = 0; i < 4; ++i) {
     inputs.push_back(torch::randn({1 + i % 2, 3, 32, 32 + 2 * i}));
     expected.push_back(model->forward(inputs.back()));
+    EXPECT_EQ(fast.report(inputs.back()).eager, "");
   }
   std::atomic<int> wrong{0};
   std::vector<std::thread> threads;
@@ -390,7 +391,9 @@ TEST(Optimize, SeveralThreadsWithinOneCall) {
     for (const int64_t batch : {1, 2, 5}) {
       const auto x = torch::randn({batch, 3, 64, 64});
       torch::set_num_threads(1);
-      const auto expected = bsconv::optimize(model, x)(x);
+      const auto one = bsconv::optimize(model, x);
+      EXPECT_EQ(one.report().eager, "");
+      const auto expected = one(x);
       torch::set_num_threads(3);
       EXPECT_TRUE(torch::equal(bsconv::optimize(model, x)(x), expected)) << name << batch;
     }
@@ -414,14 +417,28 @@ TEST(Optimize, TakesAnyStridesAndLeavesTheInputAlone) {
 
 TEST(Optimize, KeepsOnlySomePlans) {
   const torch::NoGradGuard no_grad;
-  torch::nn::Sequential net(torch::nn::Conv2d(3, 4, 3));
+  const auto weight = torch::randn({4, 3, 3, 3});
+  int calls = 0;
+  bsconv_test::Function net([&](const torch::Tensor& x) {
+    ++calls;
+    return torch::conv2d(x, weight);
+  });
   net->eval();
   const auto fast =
       bsconv::optimize(net, torch::zeros({1, 3, 8, 8}), bsconv::OptimizeOptions().max_plans(2));
-  for (int64_t size = 4; size < 12; ++size) {
+  const auto calls_for = [&](int64_t size) {
     const auto x = torch::randn({1, 3, size, size});
-    expect_equal(fast(x), net->forward(x), std::to_string(size));
-  }
+    const int before = calls;
+    expect_equal(fast(x), torch::conv2d(x, weight), std::to_string(size));
+    return calls - before;
+  };
+  // A plan takes a run to see what the model does, and one to compare.
+  EXPECT_EQ(calls_for(8), 0);
+  EXPECT_EQ(calls_for(9), 2);
+  EXPECT_EQ(calls_for(8), 0);
+  EXPECT_EQ(calls_for(10), 2);
+  EXPECT_EQ(calls_for(8), 0);
+  EXPECT_EQ(calls_for(9), 2);
 }
 
 TEST(Optimize, DoesNotGrow) {
@@ -433,21 +450,15 @@ TEST(Optimize, DoesNotGrow) {
   settle(model);
   const auto x = torch::randn({1, 3, 32, 32});
   const auto fast = bsconv::optimize(model, x);
-  const auto pages = [] {
-    std::ifstream file("/proc/self/statm");
-    int64_t total = 0;
-    int64_t resident = 0;
-    file >> total >> resident;
-    return resident;
-  };
+  const auto bytes = [] { return static_cast<int64_t>(::mallinfo2().uordblks); };
   for (int i = 0; i < 100; ++i) {
     fast(x);
   }
-  const int64_t before = pages();
+  const int64_t before = bytes();
   for (int i = 0; i < 10'000; ++i) {
     fast(x);
   }
-  EXPECT_LT(pages() - before, 256);
+  EXPECT_LT(bytes() - before, 1 << 20);
 }
 
 TEST(OptimizeErrors, SayWhatIsWrong) {

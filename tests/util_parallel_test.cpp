@@ -63,9 +63,12 @@ TEST_F(ParallelFor, RunsNestedCallsOnTheSameThread) {
   torch::set_num_threads(2);
   std::atomic<int> visits{0};
   bsconv::detail::parallel_for(2, [&](int64_t outer_begin, int64_t outer_end) {
+    const auto outside = std::this_thread::get_id();
     for (int64_t i = outer_begin; i < outer_end; ++i) {
-      bsconv::detail::parallel_for(
-          3, [&](int64_t begin, int64_t end) { visits += static_cast<int>(end - begin); });
+      bsconv::detail::parallel_for(3, [&](int64_t begin, int64_t end) {
+        EXPECT_EQ(std::this_thread::get_id(), outside);
+        visits += static_cast<int>(end - begin);
+      });
     }
   });
   EXPECT_EQ(visits, 6);

@@ -117,6 +117,7 @@ void bench_model(const BenchArguments& arguments, const std::string& name, torch
                                         {"ms", ms},
                                         {"kernels", fast.report().kernels},
                                         {"fallbacks", fast.report().fallbacks()},
+                                        {"eager", fast.report().eager},
                                         {"gmacs", rate * 1e-9},
                                         {"peak_share", peak > 0 ? rate / peak : 0.0}};
     std::cout << row.dump() << std::endl;

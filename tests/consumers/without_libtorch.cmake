@@ -12,7 +12,7 @@ file(WRITE "${old}/include/torch/headeronly/version.h"
 execute_process(
   COMMAND "${CMAKE_COMMAND}" -E env --unset=Torch_ROOT --unset=Torch_DIR --unset=CMAKE_PREFIX_PATH
           --unset=VIRTUAL_ENV HOME=/nonexistent PATH=/usr/bin:/bin "${CMAKE_COMMAND}" -S "${SOURCE}" -B
-          "${WORK}/build" -G "${GENERATOR}" -DBSCONV_FETCH_LIBTORCH=OFF "-DTorch_ROOT=/nonexistent/torch;${old}"
+          "${WORK}/build" -G "${GENERATOR}" "-DCMAKE_MAKE_PROGRAM=${MAKE_PROGRAM}" -DBSCONV_FETCH_LIBTORCH=OFF "-DTorch_ROOT=/nonexistent/torch;${old}"
           -DPython3_EXECUTABLE=/bin/false
   RESULT_VARIABLE status OUTPUT_VARIABLE output ERROR_VARIABLE errors)
 if(status EQUAL 0)

@@ -113,10 +113,32 @@ void from_float(float value, bf16_t& result);
 )";
 
 inline constexpr const char* host_epilogue = R"(
-float to_float(half_t value) { _Float16 h; memcpy(&h, &value, 2); return static_cast<float>(h); }
+unsigned bits_of(float value) { unsigned bits; memcpy(&bits, &value, 4); return bits; }
+float to_float(half_t value) {
+  const unsigned exponent = (value.bits >> 10) & 31u;
+  const unsigned mantissa = value.bits & 0x3ffu;
+  float result;
+  if (exponent == 0) {
+    result = static_cast<float>(mantissa) / 16777216.0f;
+  } else {
+    const unsigned bits = (exponent == 31 ? 255u : exponent + 112u) << 23 | mantissa << 13;
+    memcpy(&result, &bits, 4);
+  }
+  return (value.bits & 0x8000u) != 0 ? -result : result;
+}
 void from_float(float value, half_t& result) {
-  const _Float16 h = static_cast<_Float16>(value);
-  memcpy(&result, &h, 2);
+  const unsigned bits = bits_of(value) & 0x7fffffffu;
+  unsigned half;
+  if (bits > 0x7f800000u) {
+    half = 0x7e00u;
+  } else if (bits >= 0x477ff000u) {
+    half = 0x7c00u;
+  } else if (bits >= 0x38800000u) {
+    half = (bits - 0x38000000u + 0xfffu + ((bits >> 13) & 1u)) >> 13;
+  } else {
+    half = bits_of(fabsf(value) + 0.5f) - 0x3f000000u;
+  }
+  result.bits = static_cast<unsigned short>((bits_of(value) >> 16 & 0x8000u) | half);
 }
 float to_float(bf16_t value) {
   const unsigned bits = static_cast<unsigned>(value.bits) << 16;
