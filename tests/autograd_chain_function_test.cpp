@@ -11,6 +11,8 @@
 #include <utility>
 #include <vector>
 
+#include "support/autograd_graph.hpp"
+
 namespace autograd_chain_function_test {
 namespace {
 
@@ -254,18 +256,7 @@ TEST(ChainFunction, GradientsOfGradientsAreLibTorchs) {
 
 /// How many operators of the library a step of `model` has.
 int64_t operators_of(bsconv::Chain& model, const torch::Tensor& input) {
-  const auto output = model->forward(input);
-  std::vector<torch::autograd::Node*> todo = {output.grad_fn().get()};
-  int64_t count = 0;
-  for (std::size_t i = 0; i < todo.size(); ++i) {
-    count += todo[i]->name().find("ChainFunction") != std::string::npos ? 1 : 0;
-    for (const auto& edge : todo[i]->next_edges()) {
-      if (edge.function != nullptr) {
-        todo.push_back(edge.function.get());
-      }
-    }
-  }
-  return count;
+  return bsconv_test::count_operators(model->forward(input), "ChainFunction");
 }
 
 TEST(ChainFunction, LayersInARowAreOneOperator) {

@@ -54,6 +54,15 @@ inline std::ptrdiff_t count_files(const std::filesystem::path& directory) {
   return std::distance(std::filesystem::directory_iterator(directory), {});
 }
 
+/// How often `text` has `part`.
+inline std::size_t count(const std::string& text, const std::string& part) {
+  std::size_t found = 0;
+  for (auto at = text.find(part); at != std::string::npos; at = text.find(part, at + 1)) {
+    ++found;
+  }
+  return found;
+}
+
 /// The message of the c10::Error that `action` throws; "no error" if it throws none.
 template <typename Action>
 std::string error_of(Action&& action) {

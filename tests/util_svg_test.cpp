@@ -7,21 +7,16 @@
 #include <cmath>
 #include <string>
 
+#include "test_files.hpp"
+
 namespace util_svg_test {
 namespace {
 
 using bsconv::svg::Plot;
+using bsconv_test::count;
 using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::Not;
-
-std::size_t count(const std::string& text, const std::string& part) {
-  std::size_t found = 0;
-  for (auto at = text.find(part); at != std::string::npos; at = text.find(part, at + 1)) {
-    ++found;
-  }
-  return found;
-}
 
 TEST(Svg, TicksAreRoundNumbers) {
   EXPECT_THAT(bsconv::svg::detail::ticks(0.0, 100.0), ElementsAre(0, 20, 40, 60, 80, 100));

@@ -11,6 +11,7 @@
 #include <string>
 
 #include "support/training_step.hpp"
+#include "test_files.hpp"
 
 namespace zoo_resnet_test {
 namespace {
@@ -18,6 +19,7 @@ namespace {
 using bsconv::zoo::PreactivationUnit;
 using bsconv::zoo::ResidualUnit;
 using bsconv_test::copy_of;
+using bsconv_test::count;
 using bsconv_test::expect_same_step;
 using bsconv_test::expect_same_step_as_it_is;
 using bsconv_test::operators_of;
@@ -39,14 +41,6 @@ PreactivationUnit make_unit(int64_t in, int64_t out, int64_t stride, bool subspa
   return unit;
 }
 
-int count(const std::string& text, const std::string& part) {
-  int found = 0;
-  for (auto at = text.find(part); at != std::string::npos; at = text.find(part, at + 1)) {
-    ++found;
-  }
-  return found;
-}
-
 std::string operators_of_unit(PreactivationUnit unit, const torch::Tensor& input) {
   return operators_of(*unit, input);
 }
@@ -56,13 +50,13 @@ TEST(ZooResNet, APreactivationUnitIsOneOperator) {
   const auto input = torch::randn({3, 16, 9, 10});
   for (const bool subspace : {false, true}) {
     const auto all = operators_of_unit(make_unit(16, 16, 1, subspace), input);
-    EXPECT_EQ(count(all, "ChainFunction"), 1) << all;
+    EXPECT_EQ(count(all, "ChainFunction"), 1U) << all;
     EXPECT_THAT(all, Not(HasSubstr("NormFunction")));
     EXPECT_THAT(all, Not(HasSubstr("AddBackward")));
   }
   // The projection reads what the first normalization makes, too.
   const auto all = operators_of_unit(make_unit(16, 32, 2), input);
-  EXPECT_EQ(count(all, "ChainFunction"), 1) << all;
+  EXPECT_EQ(count(all, "ChainFunction"), 1U) << all;
   EXPECT_THAT(all, HasSubstr("NormFunction"));
   EXPECT_THAT(all, Not(HasSubstr("AddBackward")));
 }

@@ -15,6 +15,8 @@
 #include <utility>
 #include <vector>
 
+#include "autograd_graph.hpp"
+
 namespace bsconv_test {
 
 /// All that a step of training leaves: the output, gradients and buffers, by name.
@@ -46,18 +48,7 @@ inline std::shared_ptr<bsconv::LayerImpl> copy_of(bsconv::Layer& layer) {
 /// The names of the operators whose gradients a step needs.
 inline std::string operators_of(bsconv::LayerImpl& model, const torch::Tensor& input) {
   const auto x = input.detach().clone().set_requires_grad(true);
-  std::vector<std::string> names;
-  const auto output = model.forward(x);
-  std::vector<torch::autograd::Node*> todo = {output.grad_fn().get()};
-  for (std::size_t i = 0; i < todo.size(); ++i) {
-    names.push_back(todo[i]->name());
-    for (const auto& edge : todo[i]->next_edges()) {
-      if (edge.function != nullptr) {
-        todo.push_back(edge.function.get());
-      }
-    }
-  }
-  return c10::str(names);
+  return c10::str(operators_behind(model.forward(x)));
 }
 
 inline bool is_fused(bsconv::LayerImpl& model, const torch::Tensor& input) {

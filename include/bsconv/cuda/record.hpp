@@ -66,13 +66,16 @@ inline bool& is_recording() {
   return recording;
 }
 
+/// The mutex, held by a `Lock`; by none within a recording, whose thread has it already.
+template <class Lock>
+Lock lock_out_recordings() {
+  return is_recording() ? Lock() : Lock(recording_mutex());
+}
+
 /// Destroys a graph.
 struct DestroyGraph {
   void operator()(at::cuda::CUDAGraph* graph) const {
-    std::unique_lock<std::shared_mutex> lock(recording_mutex(), std::defer_lock);
-    if (!is_recording()) {
-      lock.lock();
-    }
+    const auto lock = lock_out_recordings<std::unique_lock<std::shared_mutex>>();
     delete graph;
   }
 };
@@ -132,13 +135,10 @@ void record(at::cuda::CUDAGraph& graph, Work&& work) {
   }
 }
 
-/// Launches what `graph` has recorded, on the current stream.
+/// Launches what `graph` has recorded, on the current stream; within a recording, as a part of
+/// that.
 inline void replay(at::cuda::CUDAGraph& graph) {
-  // Within a recording it becomes a part of that.
-  std::shared_lock<std::shared_mutex> lock(detail::recording_mutex(), std::defer_lock);
-  if (!detail::is_recording()) {
-    lock.lock();
-  }
+  const auto lock = detail::lock_out_recordings<std::shared_lock<std::shared_mutex>>();
   graph.replay();
 }
 

@@ -63,7 +63,8 @@ class Prefetcher {
       stream_ = c10::impl::VirtualGuardImpl(device.type()).getStream(device);
     }
     try {
-      for (int64_t i = 0; i < std::min(workers, end_ - first); ++i) {
+      // Each has two batches ahead.
+      for (int64_t i = 0; i < ahead_ / 2; ++i) {
         threads_.emplace_back([this] { work(); });
       }
     } catch (const std::system_error& error) {

@@ -12,6 +12,7 @@
 
 #include <cstddef>
 #include <optional>
+#include <type_traits>
 #include <typeinfo>
 #include <utility>
 #include <vector>
@@ -20,9 +21,10 @@ namespace bsconv::detail {
 
 /// `module` as a `Type`, null if it is another one; a derived class, which may have a `forward` of
 /// its own, is another one.
-template <class Type>
-const Type* exactly(const torch::nn::Module* module) {
-  return module != nullptr && typeid(*module) == typeid(Type) ? dynamic_cast<const Type*>(module)
+template <class Type, class Module>
+auto exactly(Module* module) {
+  using Found = std::conditional_t<std::is_const_v<Module>, const Type, Type>;
+  return module != nullptr && typeid(*module) == typeid(Type) ? dynamic_cast<Found*>(module)
                                                               : nullptr;
 }
 

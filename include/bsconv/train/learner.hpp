@@ -91,14 +91,11 @@ class Learner {
   }
 
   /// Lets `recorder` do the steps that it can: those of SGD in `step`, on one process, without a
-  /// gradient scaler or clipping. Returns whether these settings have such steps.
+  /// gradient scaler or clipping, of dense weights. Returns whether there are such steps.
   bool use(std::shared_ptr<StepRecorder> recorder) {
     const bool fits = options_.optimizer() == OptimizerType::sgd && !scaler_ &&
                       options_.clip_grad_norm() == 0 && options_.accumulate() == 1 &&
-                      communicator_ == nullptr &&
-                      std::all_of(values_.begin(), values_.end(), [](const torch::Tensor& value) {
-                        return value.is_non_overlapping_and_dense();
-                      });
+                      communicator_ == nullptr && can_step_at_once();
     recorder_ = fits ? std::move(recorder) : nullptr;
     return recorder_ != nullptr;
   }
@@ -255,13 +252,19 @@ class Learner {
     }
   }
 
+  /// Whether `fused_step` can change all weights: it goes through memory, whatever the strides.
+  bool can_step_at_once() const {
+    return std::all_of(values_.begin(), values_.end(), [](const torch::Tensor& value) {
+      return value.is_non_overlapping_and_dense();
+    });
+  }
+
   void update_weights() {
     auto* sgd = dynamic_cast<torch::optim::SGD*>(optimizer_.get());
     const auto is_plain = [](const torch::Tensor& value) {
-      return value.is_cpu() && value.scalar_type() == torch::kFloat &&
-             value.is_non_overlapping_and_dense();
+      return value.is_cpu() && value.scalar_type() == torch::kFloat;
     };
-    if (sgd != nullptr && fused_training_enabled() &&
+    if (sgd != nullptr && fused_training_enabled() && can_step_at_once() &&
         std::all_of(values_.begin(), values_.end(), is_plain)) {
       fused_step(*sgd);
     } else {

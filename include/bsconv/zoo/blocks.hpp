@@ -146,13 +146,6 @@ class ConvBlockImpl : public Composite<ConvBlockImpl> {
 /// A `ModuleHolder` for `ConvBlockImpl`.
 TORCH_MODULE(ConvBlock);
 
-/// `module` as a `ConvBlock`; null if it is another module, as a class derived from it is, which
-/// may have a `forward` of its own.
-inline ConvBlockImpl* conv_block(torch::nn::Module& module) {
-  return bsconv::detail::exactly<ConvBlockImpl>(&module) != nullptr ? module.as<ConvBlock>()
-                                                                    : nullptr;
-}
-
 /// Squeeze-and-excite (arXiv 1709.01507): scales each channel by a factor between 0 and 1 that
 /// depends on all channels' means. `[N, channels, H, W]` to the same shape.
 class SqueezeExciteImpl : public Composite<SqueezeExciteImpl> {

@@ -5,12 +5,35 @@
 #include <bsconv/zoo/model_name.hpp>
 #include <bsconv/zoo/model_options.hpp>
 
+#include <array>
 #include <map>
 #include <optional>
 #include <string>
 #include <vector>
 
 namespace bsconv::zoo {
+
+namespace detail {
+
+/// Both convolutions of a unit in training as layers that run on the fused kernels together; none
+/// where they can't: `conv1` needs a batch normalization, and `conv2` may have no activation.
+inline std::optional<std::array<bsconv::detail::NormalizedLayer, 2>> layers_of_unit(
+    const torch::nn::Module& conv1, const torch::nn::Module& conv2) {
+  const auto* first = bsconv::detail::exactly<ConvBlockImpl>(&conv1);
+  const auto* second = bsconv::detail::exactly<ConvBlockImpl>(&conv2);
+  if (first == nullptr || second == nullptr) {
+    return std::nullopt;
+  }
+  const auto layer1 = first->normalized_layer();
+  const auto layer2 = second->normalized_layer();
+  if (!layer1 || !layer2 || layer1->norm == nullptr ||
+      layer2->activation != kernels::Activation::identity) {
+    return std::nullopt;
+  }
+  return std::array{*layer1, *layer2};
+}
+
+}  // namespace detail
 
 /// A residual unit (arXiv 1512.03385): `conv1`, `conv2`, added to the input or to its `projection`,
 /// then `relu`. `[N, in, H, W]` to `[N, out, H / stride, W / stride]`.
@@ -36,7 +59,7 @@ class ResidualUnitImpl : public Composite<ResidualUnitImpl> {
       return *std::move(output);
     }
     const auto hidden = call(conv1_, input);
-    if (auto* block = conv_block(*module(conv2_))) {
+    if (auto* block = bsconv::detail::exactly<ConvBlockImpl>(module(conv2_).get())) {
       if (auto output = block->forward_fused(hidden, residual, *module(relu_))) {
         return *std::move(output);
       }
@@ -51,19 +74,13 @@ class ResidualUnitImpl : public Composite<ResidualUnitImpl> {
   std::optional<torch::Tensor> forward_fused(const torch::Tensor& input,
                                              const torch::Tensor& residual) {
     const auto activation = bsconv::detail::fusible_activation(module(relu_).get());
-    const auto* first = conv_block(*module(conv1_));
-    const auto* second = conv_block(*module(conv2_));
-    if (!is_training() || !activation || first == nullptr || second == nullptr) {
+    auto layers =
+        is_training() ? detail::layers_of_unit(*module(conv1_), *module(conv2_)) : std::nullopt;
+    if (!activation || !layers || layers->back().norm == nullptr) {
       return std::nullopt;
     }
-    const auto layer1 = first->normalized_layer();
-    auto layer2 = second->normalized_layer();
-    if (!layer1 || !layer2 || layer1->norm == nullptr || layer2->norm == nullptr ||
-        layer2->activation != kernels::Activation::identity) {
-      return std::nullopt;
-    }
-    layer2->activation = *activation;
-    return bsconv::detail::run_fused_layers(input, {*layer1, *layer2}, residual);
+    layers->back().activation = *activation;
+    return bsconv::detail::run_fused_layers(input, {layers->front(), layers->back()}, residual);
   }
 
   Child conv1_, conv2_, projection_, relu_;
@@ -114,26 +131,21 @@ class PreactivationUnitImpl : public Composite<PreactivationUnitImpl> {
   // for training; none where they don't apply.
   std::optional<torch::Tensor> forward_fused(const torch::Tensor& input,
                                              const torch::Tensor& residual, bool with_norm) {
-    const auto* first = conv_block(*module(conv1_));
-    const auto* second = conv_block(*module(conv2_));
-    if (!is_training() || first == nullptr || second == nullptr) {
-      return std::nullopt;
-    }
-    auto layer1 = first->normalized_layer();
-    const auto layer2 = second->normalized_layer();
-    if (!layer1 || !layer2 || layer1->norm == nullptr ||
-        layer2->activation != kernels::Activation::identity) {
+    auto layers =
+        is_training() ? detail::layers_of_unit(*module(conv1_), *module(conv2_)) : std::nullopt;
+    if (!layers) {
       return std::nullopt;
     }
     if (with_norm) {
       const auto activation = bsconv::detail::fusible_activation(module(relu_).get());
-      layer1->input_norm = bsconv::detail::exactly<torch::nn::BatchNorm2dImpl>(module(bn_).get());
-      if (layer1->input_norm == nullptr || !activation) {
+      auto& first = layers->front();
+      first.input_norm = bsconv::detail::exactly<torch::nn::BatchNorm2dImpl>(module(bn_).get());
+      if (first.input_norm == nullptr || !activation) {
         return std::nullopt;
       }
-      layer1->input_activation = *activation;
+      first.input_activation = *activation;
     }
-    return bsconv::detail::run_fused_layers(input, {*layer1, *layer2}, residual);
+    return bsconv::detail::run_fused_layers(input, {layers->front(), layers->back()}, residual);
   }
 
   Child bn_, relu_, conv1_, conv2_, projection_;
