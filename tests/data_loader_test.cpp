@@ -12,6 +12,7 @@
 #include <chrono>
 #include <limits>
 #include <memory>
+#include <set>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -75,6 +76,20 @@ TEST(DataLoader, ShufflesEachEpochAnewFromTheSeed) {
   EXPECT_TRUE(first.equal(labels_of_epoch(same, 0)));
   EXPECT_TRUE(first.equal(labels_of_epoch(loader, 0)));
   EXPECT_FALSE(first.equal(labels_of_epoch(other, 0)));
+}
+
+TEST(DataLoader, SeedsHaveNoEpochInCommon) {
+  const auto options = LoaderOptions().batch_size(20).shuffle(true);
+  std::set<std::vector<int64_t>> orders;
+  for (uint64_t seed = 0; seed < 8; ++seed) {
+    const DataLoader loader(numbered(20), LoaderOptions(options).seed(seed));
+    for (int64_t epoch = 0; epoch < 8; ++epoch) {
+      const auto labels = labels_of_epoch(loader, epoch);
+      const auto* first = labels.const_data_ptr<int64_t>();
+      orders.emplace(first, first + labels.numel());
+    }
+  }
+  EXPECT_EQ(orders.size(), 64U);
 }
 
 TEST(DataLoader, AugmentsEachBatchFromTheSeedEpochAndIndexAlone) {

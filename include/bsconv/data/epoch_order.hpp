@@ -12,21 +12,37 @@
 
 namespace bsconv::data::detail {
 
-/// One well-mixed seed from three numbers (SplitMix64, Steele et al., OOPSLA 2014).
-inline uint64_t mix_seed(uint64_t seed, uint64_t first, uint64_t second) {
-  for (const uint64_t value : {first, second}) {
-    seed = (seed ^ value) + 0x9e3779b97f4a7c15U;
-    seed = (seed ^ (seed >> 30U)) * 0xbf58476d1ce4e5b9U;
-    seed = (seed ^ (seed >> 27U)) * 0x94d049bb133111ebU;
-    seed ^= seed >> 31U;
+/// What random numbers are drawn for.
+enum class Draw : uint64_t {
+  /// The order of an epoch.
+  order,
+  /// What is done to a batch as a whole.
+  batch,
+  /// What one of several processes does to its part of a batch.
+  shard,
+  /// What is done to an image.
+  image,
+};
+
+/// One well-mixed seed (SplitMix64, Steele et al., OOPSLA 2014) of what is drawn for number `index`
+/// of `epoch`.
+inline uint64_t mix_seed(uint64_t seed, Draw draw, int64_t epoch, int64_t index) {
+  uint64_t mixed = 0;
+  // Each is mixed before the next one comes in: seeds and epochs that are near have nothing in
+  // common.
+  for (const uint64_t value : {static_cast<uint64_t>(draw), seed, static_cast<uint64_t>(epoch),
+                               static_cast<uint64_t>(index)}) {
+    mixed = (mixed ^ value) + 0x9e3779b97f4a7c15U;
+    mixed = (mixed ^ (mixed >> 30U)) * 0xbf58476d1ce4e5b9U;
+    mixed = (mixed ^ (mixed >> 27U)) * 0x94d049bb133111ebU;
+    mixed ^= mixed >> 31U;
   }
-  return seed;
+  return mixed;
 }
 
 /// The generator of what is drawn for batch `index` of `epoch`.
 inline torch::Generator batch_generator(uint64_t seed, int64_t epoch, int64_t index) {
-  return at::make_generator<at::CPUGeneratorImpl>(
-      mix_seed(seed, static_cast<uint64_t>(epoch), static_cast<uint64_t>(index) + 1));
+  return at::make_generator<at::CPUGeneratorImpl>(mix_seed(seed, Draw::batch, epoch, index));
 }
 
 /// Which of `size` records each batch of each epoch holds. Used by several threads at once.
@@ -76,17 +92,20 @@ class EpochOrder {
            static_cast<double>(records);
   }
 
-  /// The generator of what this shard alone draws for batch `index` of `epoch`.
+  /// The generator of what this shard alone draws for batch `index` of `epoch`; that of the batch
+  /// where there is one shard.
   torch::Generator shard_generator(int64_t epoch, int64_t index) const {
-    return batch_generator(seed_, epoch, index * shard_.count + shard_.index);
+    return shard_.count == 1 ? batch_generator(seed_, epoch, index)
+                             : at::make_generator<at::CPUGeneratorImpl>(mix_seed(
+                                   seed_, Draw::shard, epoch, index * shard_.count + shard_.index));
   }
 
  private:
   torch::Tensor order(int64_t epoch) const {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (epoch != order_epoch_) {
-      auto generator = at::make_generator<at::CPUGeneratorImpl>(
-          mix_seed(seed_, static_cast<uint64_t>(epoch), 0));
+      auto generator =
+          at::make_generator<at::CPUGeneratorImpl>(mix_seed(seed_, Draw::order, epoch, 0));
       order_ = torch::randperm(size_, generator, torch::kLong);
       order_epoch_ = epoch;
     }

@@ -116,9 +116,7 @@ class FileLoader : public BatchSource {
  private:
   /// Writes image `record` to `target`, [3, H, W]; false if it is broken and may be left out.
   bool fill(const torch::Tensor& target, int64_t record, int64_t epoch) const {
-    ImageRandom random(detail::mix_seed(options_.seed() ^ 0x696d616765U,
-                                        static_cast<uint64_t>(epoch),
-                                        static_cast<uint64_t>(record)));
+    ImageRandom random(detail::mix_seed(options_.seed(), detail::Draw::image, epoch, record));
     const auto name = dataset_.full_name(record);
     try {
       const auto [pixels, plan] =
