@@ -117,6 +117,32 @@ TEST(DataImageFile, ReadsPngOfEveryKind) {
   EXPECT_LE(decode_image({dark.begin() + 1, dark.end()}, "x").max().item<int>(), 1);
 }
 
+/// `png` with a chunk that says that its values are linear light, and none that says otherwise.
+std::vector<uint8_t> with_gamma_one(const std::vector<uint8_t>& image) {
+  auto png = bsconv::data::detail::without_color_space(image);
+  std::vector<uint8_t> chunk = {0, 0, 0, 4, 'g', 'A', 'M', 'A', 0, 1, 0x86, 0xa0};
+  uint32_t crc = 0xffffffffU;
+  for (std::size_t i = 4; i < chunk.size(); ++i) {
+    crc ^= chunk[i];
+    for (int bit = 0; bit < 8; ++bit) {
+      crc = (crc >> 1U) ^ ((crc & 1U) != 0 ? 0xedb88320U : 0U);
+    }
+  }
+  for (unsigned shift = 32; shift > 0; shift -= 8) {
+    chunk.push_back(static_cast<uint8_t>(~crc >> (shift - 8)));
+  }
+  // Behind the signature and IHDR.
+  png.insert(png.begin() + 33, chunk.begin(), chunk.end());
+  return png;
+}
+
+TEST(DataImageFile, TakesValuesAsTheyAreWhateverTheGamma) {
+  const auto plain = encode_png(PNG_FORMAT_RGB, 2, 1, {1, 20, 70, 128, 200, 250});
+  const auto marked = with_gamma_one(plain);
+  EXPECT_TRUE(decode_image(marked, "x").equal(decode_image(plain, "x")));
+  EXPECT_EQ(color_at(decode_image(marked, "x"), 0, 1), (std::vector<int>{128, 200, 250}));
+}
+
 TEST(DataImageFile, ReadsJpegOfEveryColorSpace) {
   expect_near(decode_image(encode_jpeg(JCS_RGB, {200, 100, 50}), "x"), {200, 100, 50});
   expect_near(decode_image(encode_jpeg(JCS_GRAYSCALE, {77}), "x"), {77, 77, 77});

@@ -62,6 +62,13 @@ TEST(DataPreparedImage, SaysWhichFileCannotBeRead) {
               HasSubstr("a.png' is neither PNG, JPEG nor binary PPM"));
   EXPECT_THAT(error_of([&] { read_image(directory / "none.png", geometry); }),
               HasSubstr("none.png"));
+  write_bytes(directory / "thin.png", encode_png(soft_image(100000, 1)));
+  EXPECT_THAT(error_of([&] {
+                read_image(
+                    directory / "thin.png",
+                    ImageGeometry::center_crop(bsconv::data::ResizeRule::shorter_side(224), 224));
+              }),
+              HasSubstr("thin.png' of 100000x1 pixels would be scaled to 22400000x224; at most"));
 }
 
 }  // namespace

@@ -17,8 +17,11 @@ namespace bsconv::data::detail {
 inline std::vector<uint8_t> read_bytes(const std::filesystem::path& path,
                                        const std::string& origin) {
   std::error_code error;
-  TORCH_CHECK(std::filesystem::exists(path, error), origin, " does not exist");
-  TORCH_CHECK(std::filesystem::is_regular_file(path, error), origin, " is not a regular file");
+  const auto found = std::filesystem::status(path, error);
+  TORCH_CHECK(found.type() != std::filesystem::file_type::not_found, origin, " does not exist");
+  TORCH_CHECK(found.type() != std::filesystem::file_type::none, origin,
+              " cannot be read: ", error.message());
+  TORCH_CHECK(std::filesystem::is_regular_file(found), origin, " is not a regular file");
   const auto size = std::filesystem::file_size(path, error);
   TORCH_CHECK(!error, origin, " cannot be read: ", error.message());
   std::ifstream file(path, std::ios::binary);

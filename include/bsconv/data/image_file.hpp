@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -9,6 +10,7 @@
 #include <functional>
 #include <initializer_list>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <png.h>
@@ -25,8 +27,38 @@ namespace bsconv::data {
 
 namespace detail {
 
+/// The bytes of a PNG without what tells its color space. libpng would convert from that; Pillow
+/// and torchvision, whose images models are trained on, take the values as they are.
+inline std::vector<uint8_t> without_color_space(const std::vector<uint8_t>& png) {
+  constexpr std::array<std::string_view, 4> left_out = {"gAMA", "cHRM", "sRGB", "iCCP"};
+  constexpr std::size_t signature = 8;
+  // The length of a chunk's data, its type and its checksum.
+  constexpr std::size_t frame = 12;
+  std::size_t next = std::min(signature, png.size());
+  std::vector<uint8_t> kept(png.begin(), png.begin() + static_cast<std::ptrdiff_t>(next));
+  kept.reserve(png.size());
+  const auto keep = [&](std::size_t size) {
+    const auto begin = png.begin() + static_cast<std::ptrdiff_t>(next);
+    kept.insert(kept.end(), begin, begin + static_cast<std::ptrdiff_t>(size));
+  };
+  while (png.size() - next >= frame) {
+    const std::size_t size = frame + std::size_t{png_get_uint_32(png.data() + next)};
+    if (size > png.size() - next) {
+      break;
+    }
+    const std::string_view type(reinterpret_cast<const char*>(png.data()) + next + 4, 4);
+    if (std::find(left_out.begin(), left_out.end(), type) == left_out.end()) {
+      keep(size);
+    }
+    next += size;
+  }
+  keep(png.size() - next);
+  return kept;
+}
+
 /// Decodes to [H, W, 3].
-inline torch::Tensor decode_png(const std::vector<uint8_t>& bytes, const std::string& origin) {
+inline torch::Tensor decode_png(const std::vector<uint8_t>& file, const std::string& origin) {
+  const auto bytes = without_color_space(file);
   png_image image{};
   image.version = PNG_IMAGE_VERSION;
   struct Free {
@@ -131,8 +163,9 @@ inline torch::Tensor decode_pixels(const std::vector<uint8_t>& bytes, const std:
 
 /// Decodes a PNG, JPEG or binary PPM/PGM image, told apart by content, to uint8 RGB [3, H, W].
 ///
-/// Gray, palette, 16-bit, transparent (on white) and CMYK images are converted. Throws `c10::Error`
-/// that starts with `origin` if the bytes are none of these, damaged, cut short or too large.
+/// Gray, palette, 16-bit, transparent (on white) and CMYK images are converted. Gamma and color
+/// profiles change nothing, as with Pillow and torchvision. Throws `c10::Error` that starts with
+/// `origin` if the bytes are none of these, damaged, cut short or too large.
 inline torch::Tensor decode_image(const std::vector<uint8_t>& bytes, const std::string& origin) {
   return detail::decode_pixels(bytes, origin).permute({2, 0, 1}).contiguous();
 }

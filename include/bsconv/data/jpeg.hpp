@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <csetjmp>
 #include <cstddef>
 #include <cstdint>
@@ -10,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include <jerror.h>
 #include <jpeglib.h>
 #include <torch/types.h>
 
@@ -119,6 +121,8 @@ class JpegDecoder {
     jpeg_error_mgr manager;
     std::jmp_buf jump;
     char message[JMSG_LENGTH_MAX];
+    const std::vector<uint8_t>* bytes;
+    bool in_header;
 
     [[noreturn]] static void exit(j_common_ptr info) {
       auto* self = reinterpret_cast<Error*>(info->err);
@@ -126,11 +130,27 @@ class JpegDecoder {
       std::longjmp(self->jump, 1);
     }
 
-    // A warning means damaged data, such as a file cut short.
+    // A warning means damaged data, such as a file cut short, but where the pixels can't suffer: in
+    // front of them, and from zeros between them and the end of the file.
     static void emit(j_common_ptr info, int level) {
-      if (level < 0) {
+      const auto* self = reinterpret_cast<const Error*>(info->err);
+      if (level < 0 && !self->in_header && !self->skipped_zeros()) {
         exit(info);
       }
+    }
+
+    bool skipped_zeros() const {
+      const auto skipped = static_cast<std::size_t>(manager.msg_parm.i[0]);
+      constexpr int end_of_image = 0xd9;
+      if (manager.msg_code != JWRN_EXTRANEOUS_DATA || manager.msg_parm.i[1] != end_of_image ||
+          bytes->size() < skipped + 2) {
+        return false;
+      }
+      const std::array<uint8_t, 2> mark = {0xff, end_of_image};
+      const auto end = std::find_end(bytes->begin(), bytes->end(), mark.begin(), mark.end());
+      return end != bytes->end() && end - bytes->begin() >= static_cast<std::ptrdiff_t>(skipped) &&
+             std::all_of(end - static_cast<std::ptrdiff_t>(skipped), end,
+                         [](uint8_t byte) { return byte == 0; });
     }
   };
 
@@ -149,9 +169,12 @@ class JpegDecoder {
     if (setjmp(error_.jump) != 0) {
       return false;
     }
+    error_.bytes = &bytes;
+    error_.in_header = true;
     jpeg_create_decompress(&info_);
     jpeg_mem_src(&info_, bytes.data(), bytes.size());
     jpeg_read_header(&info_, TRUE);
+    error_.in_header = false;
     return true;
   }
 

@@ -20,6 +20,14 @@ namespace bsconv::data {
 
 namespace detail {
 
+/// Throws an error that starts with `origin` if an image of size `original` would become too large.
+inline void check_scaled_size(ImageSize scaled, ImageSize original, const std::string& origin) {
+  TORCH_CHECK(static_cast<uint64_t>(scaled.width) <=
+                  max_image_pixels / static_cast<uint64_t>(scaled.height),
+              origin, " of ", original, " pixels would be scaled to ", scaled, "; at most ",
+              max_image_pixels, " pixels are allowed");
+}
+
 /// Decodes an image to uint8 [3, H, W], of any strides, as `geometry` wants it before its window.
 inline std::pair<torch::Tensor, ImagePlan> decode_planned(const std::vector<uint8_t>& bytes,
                                                           const std::string& origin,
@@ -28,6 +36,7 @@ inline std::pair<torch::Tensor, ImagePlan> decode_planned(const std::vector<uint
   ImagePlan plan;
   auto pixels = decode_pixels(bytes, origin, [&](ImageSize original) {
     plan = geometry.plan(original, random);
+    check_scaled_size(plan.resized, original, origin);
     return DecodeRequest{{plan.region_top, plan.region_left, plan.region}, plan.resized};
   });
   // [H, W, 3] is channels_last, which is what LibTorch scales bytes in fastest.
