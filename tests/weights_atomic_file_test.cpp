@@ -79,6 +79,56 @@ TEST(WeightsAtomicFile, HasTheUsualPermissions) {
   EXPECT_EQ(static_cast<int>(std::filesystem::status(directory / "file").permissions()), 0640);
 }
 
+TEST(WeightsAtomicFile, KeepsThePermissionsOfWhatItReplaces) {
+  const TemporaryDirectory directory;
+  const auto path = directory / "file";
+  write_file(path, "old");
+  ASSERT_EQ(::chmod(path.c_str(), 0604), 0);
+  bsconv::weights::write_text_file(path, "new");
+  EXPECT_EQ(read_file(path), "new");
+  EXPECT_EQ(static_cast<int>(std::filesystem::status(path).permissions()), 0604);
+}
+
+TEST(WeightsAtomicFile, RefusesAFileThatMayNotBeWritten) {
+  const TemporaryDirectory directory;
+  const auto path = directory / "file";
+  write_file(path, "old");
+  ASSERT_EQ(::chmod(path.c_str(), 0444), 0);
+  ASSERT_EQ(::chmod(directory.path().c_str(), 0777), 0);
+  const auto status = in_child([&path] {
+    // Nothing is protected from root.
+    if (::geteuid() == 0 && ::setuid(65534) != 0) {
+      return skipped;
+    }
+    const auto error = error_of([&path] { bsconv::weights::write_text_file(path, "new"); });
+    return error.find("file': Permission denied") != std::string::npos ? 0 : 1;
+  });
+  if (status == skipped) {
+    GTEST_SKIP() << "root cannot become another user here";
+  }
+  EXPECT_EQ(status, 0);
+  EXPECT_EQ(read_file(path), "old");
+  EXPECT_EQ(count_files(directory.path()), 1);
+}
+
+TEST(WeightsAtomicFile, WritesWhatALinkPointsTo) {
+  const TemporaryDirectory directory;
+  write_file(directory / "there/file", "old");
+  std::filesystem::create_symlink("there/file", directory / "link");
+  std::filesystem::create_symlink("link", directory / "second");
+  std::filesystem::create_symlink("there/new", directory / "dangling");
+  bsconv::weights::write_text_file(directory / "second", "new");
+  bsconv::weights::write_text_file(directory / "dangling", "made");
+  EXPECT_EQ(read_file(directory / "there/file"), "new");
+  EXPECT_EQ(read_file(directory / "there/new"), "made");
+  EXPECT_EQ(std::filesystem::read_symlink(directory / "second"), "link");
+  EXPECT_EQ(std::filesystem::read_symlink(directory / "link"), "there/file");
+  EXPECT_EQ(count_files(directory / "there"), 2);
+  std::filesystem::create_symlink("circle", directory / "circle");
+  EXPECT_THAT(error_of([&] { bsconv::weights::write_text_file(directory / "circle", ""); }),
+              HasSubstr("circle': "));
+}
+
 TEST(WeightsAtomicFile, RefusesASecondWriter) {
   const TemporaryDirectory directory;
   AtomicFile first(directory / "file");

@@ -77,12 +77,17 @@ TEST(WeightsSafetensors, KeepsEveryDtypeShapeOrderAndMetadata) {
 TEST(WeightsSafetensors, WritesWhatAViewShows) {
   const TemporaryDirectory directory;
   const auto negative = torch::_neg_view(torch::ones({3}));
+  const auto complex = torch::complex(torch::ones({3}), torch::arange(3).to(torch::kFloat));
   StateDict state;
   state.insert("negative", negative);
+  state.insert("conjugate", complex.conj());
   bsconv::weights::save_safetensors(directory.path() / "a", state);
   EXPECT_TRUE(
       torch::equal(bsconv::weights::load_safetensors(directory.path() / "a").tensors["negative"],
                    -torch::ones({3})));
+  EXPECT_TRUE(
+      torch::equal(bsconv::weights::load_safetensors(directory.path() / "a").tensors["conjugate"],
+                   complex.conj().resolve_conj()));
 }
 
 TEST(WeightsSafetensors, AlignsTheDataForMapping) {
@@ -126,8 +131,8 @@ TEST(WeightsSafetensors, RefusesWhatItCannotWrite) {
     return error_of([&] { save_safetensors(directory / "x", state); });
   };
   EXPECT_THAT(save("a", {}), HasSubstr("tensor 'a' is undefined"));
-  EXPECT_THAT(save("a", torch::zeros({1}, torch::kComplexFloat)),
-              HasSubstr("safetensors has no dtype for tensor 'a' of ComplexFloat"));
+  EXPECT_THAT(save("a", torch::zeros({1}, torch::kComplexDouble)),
+              HasSubstr("safetensors has no dtype for tensor 'a' of ComplexDouble"));
   EXPECT_THAT(save("__metadata__", torch::zeros({1})), HasSubstr("cannot be named"));
   EXPECT_THAT(save("\xff", torch::zeros({1})), HasSubstr("is not UTF-8"));
   EXPECT_EQ(bsconv_test::count_files(directory.path()), 0);
@@ -153,6 +158,7 @@ TEST(WeightsSafetensors, RefusesHostileHeaders) {
   const std::string eight(8, '\0');
   const auto good = entry("a", "F32", "[2]", "[0,8]");
   EXPECT_EQ(error_for("{" + good + "}", eight), "no error");
+  EXPECT_EQ(error_for("{\"__metadata__\":null," + good + "}", eight), "no error");
   const struct {
     std::string header;
     std::string message;
@@ -161,6 +167,9 @@ TEST(WeightsSafetensors, RefusesHostileHeaders) {
       {"{", "not valid JSON at byte"},
       {"{" + good + "} x", "not valid JSON at byte"},
       {"{\"\xff\":1}", "not valid JSON at byte"},
+      {"{" + good + "}" + std::string(1, '\0') + "x", "not valid JSON: it has a byte of zero"},
+      {"\xef\xbb\xbf{" + good + "}", "a byte order mark"},
+      {"{\"a\":null}", "unexpected null in 'a'"},
       {"[]", "unexpected a list"},
       {"7", "unexpected the number 7"},
       {"null", "unexpected null"},

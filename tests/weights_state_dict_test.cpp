@@ -98,6 +98,20 @@ TEST(WeightsStateDict, ListsAllDifferencesAtOnceAndLeavesTheModelAlone) {
   }
 }
 
+TEST(WeightsStateDict, ListsTenDifferencesOfAKind) {
+  StateDict state = bsconv::weights::clone_state_dict(state_dict(*Net()));
+  for (int i = 0; i < 13; ++i) {
+    state.insert("extra" + std::to_string(i), torch::zeros({1}));
+  }
+  Net net;
+  const auto difference = bsconv::weights::compare_state_dict(*net, state);
+  const auto text = difference.to_string();
+  EXPECT_THAT(text, HasSubstr("  unexpected: extra9\n  unexpected: and 3 more\n"));
+  EXPECT_THAT(text, Not(HasSubstr("extra10")));
+  EXPECT_THAT(difference.to_string(13), HasSubstr("  unexpected: extra12\n"));
+  EXPECT_THAT(difference.to_string(13), Not(HasSubstr("more")));
+}
+
 TEST(WeightsStateDict, LoadsPartlyWhenNotStrict) {
   Net net;
   StateDict state;

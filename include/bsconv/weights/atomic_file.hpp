@@ -24,9 +24,11 @@ namespace bsconv::weights {
 ///
 /// Bytes go to `PATH.partial` in the same directory; `commit()` flushes them to the disk, renames
 /// the file to `PATH` and flushes the directory. Until then, whatever stood at `PATH` before stays
-/// as it is, also if the process is killed. An object destroyed without `commit()` removes the
-/// partial file. A partial file left by a killed process is overwritten by the next writer; a
-/// second writer of the same path at the same time is refused.
+/// as it is, also if the process is killed. A file that is replaced hands its permissions on, one
+/// that may not be written is refused, and a symbolic link stays one: what it points to is written.
+/// An object destroyed without `commit()` removes the partial file. A partial file left by a killed
+/// process is overwritten by the next writer; a second writer of the same path at the same time is
+/// refused.
 ///
 /// Every failure throws `c10::Error` with the path and the system's reason.
 class AtomicFile {
@@ -34,13 +36,25 @@ class AtomicFile {
   /// Opens `PATH.partial` for writing. `path` must name a regular file or nothing, in a directory
   /// that exists.
   explicit AtomicFile(std::filesystem::path path)
-      : path_(std::move(path)), partial_(path_.native() + ".partial") {
+      : path_(std::move(path)),
+        target_(end_of_links(path_)),
+        partial_(target_.native() + ".partial") {
     std::error_code error;
     const auto status = std::filesystem::status(path_, error);
-    TORCH_CHECK(!std::filesystem::exists(status) || std::filesystem::is_regular_file(status),
-                "cannot write '", path_.native(), "': it exists and is not a regular file");
-    TORCH_CHECK(path_.has_filename(), "cannot write '", path_.native(), "': it names no file");
+    if (status.type() == std::filesystem::file_type::none) {
+      fail(error.value());
+    }
+    const bool replaces = std::filesystem::exists(status);
+    TORCH_CHECK(!replaces || std::filesystem::is_regular_file(status), "cannot write '",
+                path_.native(), "': it exists and is not a regular file");
+    TORCH_CHECK(target_.has_filename(), "cannot write '", path_.native(), "': it names no file");
+    if (replaces && ::faccessat(AT_FDCWD, target_.c_str(), W_OK, AT_EACCESS) != 0) {
+      fail(errno);
+    }
     open_partial();
+    if (replaces) {
+      take_permissions();
+    }
   }
 
   AtomicFile(const AtomicFile&) = delete;
@@ -76,7 +90,7 @@ class AtomicFile {
     if (::fsync(descriptor_) != 0) {
       fail(errno);
     }
-    if (::rename(partial_.c_str(), path_.c_str()) != 0) {
+    if (::rename(partial_.c_str(), target_.c_str()) != 0) {
       fail(errno);
     }
     ::close(std::exchange(descriptor_, -1));
@@ -87,6 +101,39 @@ class AtomicFile {
   const std::filesystem::path& path() const noexcept { return path_; }
 
  private:
+  /// What `path` names in the end, which need not exist.
+  static std::filesystem::path end_of_links(std::filesystem::path path) {
+    std::error_code error;
+    // More in a row are a circle, as for the system.
+    for (int links = 0; links < 40 && std::filesystem::is_symlink(path, error); ++links) {
+      const auto next = std::filesystem::read_symlink(path, error);
+      if (error) {
+        break;
+      }
+      path = path.parent_path() / next;
+    }
+    return path;
+  }
+
+  void take_permissions() {
+    struct stat old {};
+    struct stat made {};
+    if (::stat(target_.c_str(), &old) != 0 || ::fstat(descriptor_, &made) != 0) {
+      return;
+    }
+    mode_t mode = old.st_mode & 0777U;
+    const bool same = made.st_uid == old.st_uid && made.st_gid == old.st_gid;
+    // Only root may give a file to another owner.
+    if (!same && ::fchown(descriptor_, old.st_uid, old.st_gid) != 0 &&
+        ::fchown(descriptor_, static_cast<uid_t>(-1), old.st_gid) != 0) {
+      // Another group gets only what all were allowed.
+      const mode_t all = mode & (mode >> 3U) & 07U;
+      mode = (mode & 0700U) | (all << 3U) | all;
+    }
+    // Some file systems have no permissions.
+    (void)::fchmod(descriptor_, mode);
+  }
+
   void open_partial() {
     for (int attempt = 0; attempt < 100; ++attempt) {
       descriptor_ =
@@ -115,7 +162,8 @@ class AtomicFile {
   }
 
   void sync_directory() const {
-    const auto parent = path_.has_parent_path() ? path_.parent_path() : std::filesystem::path(".");
+    const auto parent =
+        target_.has_parent_path() ? target_.parent_path() : std::filesystem::path(".");
     const int directory = ::open(parent.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (directory < 0) {
       return;
@@ -139,6 +187,7 @@ class AtomicFile {
   }
 
   std::filesystem::path path_;
+  std::filesystem::path target_;
   std::filesystem::path partial_;
   int descriptor_ = -1;
 };

@@ -32,8 +32,11 @@ class MappedFile {
   static std::shared_ptr<const MappedFile> open(const std::filesystem::path& path,
                                                 const std::string& origin) {
     std::error_code error;
-    TORCH_CHECK(std::filesystem::exists(path, error), origin, " does not exist");
-    TORCH_CHECK(std::filesystem::is_regular_file(path, error), origin, " is not a regular file");
+    const auto found = std::filesystem::status(path, error);
+    TORCH_CHECK(found.type() != std::filesystem::file_type::not_found, origin, " does not exist");
+    TORCH_CHECK(found.type() != std::filesystem::file_type::none, origin,
+                " cannot be read: ", error.message());
+    TORCH_CHECK(std::filesystem::is_regular_file(found), origin, " is not a regular file");
     const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
     TORCH_CHECK(descriptor >= 0, origin, " cannot be opened: ", reason());
     struct stat status {};

@@ -46,7 +46,8 @@ struct PickleValue {
   std::string text;
   /// Elements; keys and values in turn; the tensor's storage.
   std::vector<std::size_t> items;
-  /// Storage: its dtype, and its elements in `integer`.
+  /// Storage: its dtype, and its elements in `integer`. Tensor: its dtype, which may be any over a
+  /// storage of bytes.
   torch::ScalarType dtype = torch::kFloat;
   /// Tensor: the offset is in `integer`.
   std::vector<int64_t> sizes;
@@ -90,5 +91,17 @@ inline std::optional<torch::ScalarType> storage_dtype(std::string_view name) {
   }
   return std::nullopt;
 }
+
+/// The dtypes that have no storage type, and stand in files as their names over storages of bytes.
+inline constexpr std::array<std::pair<std::string_view, torch::ScalarType>, 8> untyped_dtypes = {{
+    {"uint16", torch::kUInt16},
+    {"uint32", torch::kUInt32},
+    {"uint64", torch::kUInt64},
+    {"float8_e4m3fn", torch::kFloat8_e4m3fn},
+    {"float8_e5m2", torch::kFloat8_e5m2},
+    {"float8_e4m3fnuz", torch::kFloat8_e4m3fnuz},
+    {"float8_e5m2fnuz", torch::kFloat8_e5m2fnuz},
+    {"float8_e8m0fnu", torch::kFloat8_e8m0fnu},
+}};
 
 }  // namespace bsconv::weights::detail

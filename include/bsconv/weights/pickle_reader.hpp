@@ -34,8 +34,9 @@ class PickleReader : PickleMachine {
   void push_global(const std::string& module, const std::string& name) {
     const std::string full = module + "." + name;
     const bool storage = (module == "torch" || module == "torch.storage") && storage_dtype(name);
-    static const std::array<std::string_view, 7> known = {"collections.OrderedDict",
+    static const std::array<std::string_view, 8> known = {"collections.OrderedDict",
                                                           "torch._utils._rebuild_tensor_v2",
+                                                          "torch._utils._rebuild_tensor_v3",
                                                           "torch._utils._rebuild_parameter",
                                                           "torch.Size",
                                                           "torch.device",
@@ -50,6 +51,9 @@ class PickleReader : PickleMachine {
         "float32", "float64", "float16", "bfloat16", "int64",     "int32",
         "int16",   "int8",    "uint8",   "bool",     "complex64", "complex128"};
     for (const auto& dtype : dtypes) {
+      allowed = allowed || (module == "torch" && name == dtype);
+    }
+    for (const auto& [dtype, type] : untyped_dtypes) {
       allowed = allowed || (module == "torch" && name == dtype);
     }
     check(allowed, "the global '" + full +
@@ -88,6 +92,8 @@ class PickleReader : PickleMachine {
     } else if (name == "torch._utils._rebuild_tensor_v2" ||
                name == "torch._utils._rebuild_tensor") {
       make_tensor(items);
+    } else if (name == "torch._utils._rebuild_tensor_v3") {
+      make_untyped_tensor(items);
     } else if (name == "torch._utils._rebuild_parameter") {
       check(!items.empty() && value(items[0]).kind == PickleKind::tensor,
             "a parameter has no tensor");
@@ -121,6 +127,23 @@ class PickleReader : PickleMachine {
       }
     }
     push(made);
+  }
+
+  // (storage, offset, sizes, strides, requires_grad, hooks, dtype[, metadata])
+  void make_untyped_tensor(std::vector<std::size_t> arguments) {
+    check(arguments.size() >= 7 && value(arguments[6]).kind == PickleKind::global &&
+              value(arguments[0]).dtype == torch::kByte,
+          "a tensor over bytes has no dtype");
+    const std::string name = value(arguments[6]).text;
+    arguments.erase(arguments.begin() + 6);
+    make_tensor(arguments);
+    for (const auto& [dtype, type] : untyped_dtypes) {
+      if (name == "torch." + std::string(dtype)) {
+        value(top()).dtype = type;
+        return;
+      }
+    }
+    refuse("a tensor over bytes is of '" + name + "'");
   }
 
   void make_tensor(const std::vector<std::size_t>& arguments) {

@@ -61,12 +61,6 @@ class PthReader {
   }
 
  private:
-  // An element of a storage takes as many bytes as its dtype says, wherever the storage lies.
-  struct Storage {
-    torch::Tensor tensor;
-    int64_t elements = 0;
-  };
-
   void read_zip() {
     const ZipReader zip(file_->text(), origin_);
     std::string prefix;
@@ -176,17 +170,22 @@ class PthReader {
           std::all_of(data.begin(), data.end(), [](char byte) { return byte == 0 || byte == 1; }),
           origin_, ": the storage '", value.text, "' is bool but has other bytes than 0 and 1");
     }
-    storages_[value.text] = {std::move(tensor), value.integer};
+    if (value.dtype == torch::kByte && tensor.numel() > 0 &&
+        reinterpret_cast<std::uintptr_t>(tensor.const_data_ptr()) % sizeof(uint64_t) != 0) {
+      tensor = tensor.clone();
+    }
+    storages_[value.text] = std::move(tensor);
   }
 
   torch::Tensor make_tensor(const PickleValue& value, const std::string& name) const {
     const auto& wanted = pickle_[value.items[0]];
     const auto& storage = storages_.at(wanted.text);
-    TORCH_CHECK(storage.tensor.scalar_type() == wanted.dtype, origin_, ": '", name,
-                "' reads a storage of ", c10::toString(storage.tensor.scalar_type()), " as ",
+    TORCH_CHECK(storage.scalar_type() == wanted.dtype, origin_, ": '", name,
+                "' reads a storage of ", c10::toString(storage.scalar_type()), " as ",
                 c10::toString(wanted.dtype));
+    const auto base = value.dtype == wanted.dtype ? storage : of_type(storage, value.dtype, name);
     // The last element's place, in steps that can't overflow.
-    const auto elements = static_cast<uint64_t>(storage.elements);
+    const auto elements = static_cast<uint64_t>(base.numel());
     TORCH_CHECK(value.integer >= 0 && static_cast<uint64_t>(value.integer) <= elements, origin_,
                 ": '", name, "' starts outside of its storage of ", elements, " elements");
     uint64_t count = 1;
@@ -222,14 +221,23 @@ class PthReader {
                     "' overflows");
         others *= factor;
       }
-      return torch::empty(value.sizes, storage.tensor.options());
+      return torch::empty(value.sizes, base.options());
     }
-    auto tensor = storage.tensor.as_strided(value.sizes, value.strides, value.integer);
+    auto tensor = base.as_strided(value.sizes, value.strides, value.integer);
     if (value.conjugated) {
       TORCH_CHECK(tensor.is_complex(), origin_, ": '", name, "' is conjugated, but not complex");
       tensor = tensor.conj();
     }
     return (value.negated ? tensor.neg() : tensor).resolve_conj();
+  }
+
+  // A storage of bytes, which lies where that suits all types, as elements of `type`.
+  torch::Tensor of_type(const torch::Tensor& bytes, torch::ScalarType type,
+                        const std::string& name) const {
+    const auto size = static_cast<int64_t>(c10::elementSize(type));
+    TORCH_CHECK(bytes.numel() % size == 0, origin_, ": '", name, "' of ", c10::toString(type),
+                " lies in a storage of ", bytes.numel(), " bytes");
+    return bytes.view(type);
   }
 
   uint64_t max_elements() const { return std::max<uint64_t>(1024, 16 * file_->size()); }
@@ -260,7 +268,7 @@ class PthReader {
     const std::size_t root = pickle_.root;
     TORCH_CHECK(pickle_[root].kind == PickleKind::dictionary, origin_, ": it holds ",
                 describe(root), ", not a dictionary of tensors");
-    if (holds_only_tensors(root)) {
+    if (pickle_[root].items.empty() || holds_only_tensors(root)) {
       return root;
     }
     for (const char* name : {"model_state_dict", "state_dict", "model"}) {
@@ -331,7 +339,7 @@ class PthReader {
   std::shared_ptr<const MappedFile> file_;
   std::string origin_;
   Pickle pickle_;
-  std::unordered_map<std::string, Storage> storages_;
+  std::unordered_map<std::string, torch::Tensor> storages_;
 };
 
 }  // namespace detail

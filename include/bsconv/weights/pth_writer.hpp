@@ -3,7 +3,9 @@
 
 #include <caffe2/serialize/inline_container.h>
 #include <torch/types.h>
+#include <bsconv/util/json_value.hpp>
 #include <bsconv/weights/atomic_file.hpp>
+#include <bsconv/weights/pickle.hpp>
 #include <bsconv/weights/state_dict.hpp>
 
 #include <cstdint>
@@ -70,6 +72,16 @@ class StateDictPickler {
     }
   }
 
+  // The name of a dtype without a storage type; nothing for another one.
+  static std::string_view untyped_name(torch::ScalarType type) {
+    for (const auto& [name, dtype] : untyped_dtypes) {
+      if (dtype == type) {
+        return name;
+      }
+    }
+    return {};
+  }
+
   void global(std::string_view module, std::string_view name) {
     text_ += 'c';
     text_ += module;
@@ -112,15 +124,20 @@ class StateDictPickler {
     // A storage in a file is of one type: memory that is seen as two is written twice.
     const auto known = keys_.try_emplace(
         std::pair(storage.unsafeGetStorageImpl(), value.scalar_type()), storages_.size());
-    const auto elements =
-        static_cast<int64_t>(storage.nbytes() / static_cast<std::size_t>(value.element_size()));
+    const auto untyped = untyped_name(value.scalar_type());
+    const auto element_size = untyped.empty() ? static_cast<std::size_t>(value.element_size()) : 1;
+    const auto elements = static_cast<int64_t>(storage.nbytes() / element_size);
     if (known.second) {
       storages_.push_back(value);
     }
-    global("torch._utils", "_rebuild_tensor_v2");
+    global("torch._utils", untyped.empty() ? "_rebuild_tensor_v2" : "_rebuild_tensor_v3");
     text_ += "((";
     text("storage");
-    global("torch", storage_name(value.scalar_type(), name));
+    if (untyped.empty()) {
+      global("torch", storage_name(value.scalar_type(), name));
+    } else {
+      global("torch.storage", "UntypedStorage");
+    }
     text(std::to_string(known.first->second));
     text("cpu");
     integer(elements);
@@ -130,7 +147,11 @@ class StateDictPickler {
     tuple(value.strides());
     text_ += "\x89";
     global("collections", "OrderedDict");
-    text_ += ")RtR";
+    text_ += ")R";
+    if (!untyped.empty()) {
+      global("torch", untyped);
+    }
+    text_ += "tR";
   }
 
   std::string text_;
@@ -145,11 +166,14 @@ class StateDictPickler {
 ///
 /// Tensors on other devices are copied to the CPU; tensors that share memory share it in the file,
 /// but only what they show of it is written if they show a part. Throws `c10::Error` for an
-/// undefined tensor, for a dtype that the format lacks, and for what the file system refuses.
+/// undefined tensor, for a dtype that the format lacks, for a name that is not UTF-8, and for what
+/// the file system refuses.
 inline void save_pth(const std::filesystem::path& path, const StateDict& state) {
   StateDict on_cpu;
   for (const auto& item : state) {
     TORCH_CHECK(item.value().defined(), "tensor '", item.key(), "' is undefined");
+    TORCH_CHECK(bsconv::detail::is_utf8(nlohmann::json(item.key())), "cannot write '",
+                path.native(), "': a name is not UTF-8");
     auto value = item.value().detach().to(torch::kCPU).resolve_conj().resolve_neg();
     const auto bytes = static_cast<std::size_t>(value.numel() * value.element_size());
     // Views of something larger don't take it along.

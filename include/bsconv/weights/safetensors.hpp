@@ -107,7 +107,8 @@ inline void save_safetensors(const std::filesystem::path& path, const StateDict&
   file.write(&length, sizeof(length));
   file.write(text);
   for (const auto* item : by_alignment) {
-    const auto values = item->value().detach().to(torch::kCPU).contiguous().resolve_neg();
+    const auto values =
+        item->value().detach().to(torch::kCPU).contiguous().resolve_conj().resolve_neg();
     file.write(values.const_data_ptr(), values.nbytes());
   }
   file.commit();
@@ -115,11 +116,11 @@ inline void save_safetensors(const std::filesystem::path& path, const StateDict&
 
 /// Reads a safetensors file. Everything is checked before it is used: the header's length against
 /// the file's, its JSON and that no name occurs twice, every shape, size and offset, that the
-/// tensors fill the file without overlap, gap or trailing bytes. Never allocates more than a small
-/// multiple of the header's size.
+/// tensors fill the file without overlap, gap or trailing bytes.
 ///
-/// The tensors are views of the mapped file (`MappedFile`), read when they are used. Throws
-/// `c10::Error` with the path and what is wrong.
+/// The tensors are views of the mapped file (`MappedFile`), read when they are used, or copies
+/// where they don't lie at a multiple of their elements' size. Throws `c10::Error` with the path
+/// and what is wrong.
 inline Safetensors load_safetensors(const std::filesystem::path& path) {
   const std::string origin = "safetensors file '" + path.native() + "'";
   const auto file = MappedFile::open(path, origin);

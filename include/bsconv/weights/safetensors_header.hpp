@@ -25,13 +25,17 @@ struct SafetensorsType {
   torch::ScalarType type;
 };
 
-inline constexpr std::array<SafetensorsType, 15> safetensors_types = {{
+inline constexpr std::array<SafetensorsType, 19> safetensors_types = {{
     {"F64", torch::kDouble},
+    {"C64", torch::kComplexFloat},
     {"F32", torch::kFloat},
     {"F16", torch::kHalf},
     {"BF16", torch::kBFloat16},
     {"F8_E4M3", torch::kFloat8_e4m3fn},
     {"F8_E5M2", torch::kFloat8_e5m2},
+    {"F8_E4M3FNUZ", torch::kFloat8_e4m3fnuz},
+    {"F8_E5M2FNUZ", torch::kFloat8_e5m2fnuz},
+    {"F8_E8M0", torch::kFloat8_e8m0fnu},
     {"I64", torch::kLong},
     {"I32", torch::kInt},
     {"I16", torch::kShort},
@@ -71,7 +75,8 @@ class SafetensorsHeaderReader {
   SafetensorsHeader header;
   std::string error;
 
-  bool null() { return refuse("null"); }
+  // Some writers leave out metadata this way.
+  bool null() { return (state_ == State::top && name_ == "__metadata__") || refuse("null"); }
   bool boolean(bool) { return refuse("a boolean"); }
   bool number_float(double, const std::string& text) { return refuse("the number " + text); }
   bool binary(nlohmann::json::binary_t&) { return refuse("binary data"); }
@@ -234,6 +239,9 @@ inline std::optional<uint64_t> checked_bytes(const std::vector<int64_t>& shape,
 /// that starts with `origin`.
 inline SafetensorsHeader parse_safetensors_header(std::string_view json, uint64_t data_bytes,
                                                   const std::string& origin) {
+  // The parser takes a byte of zero for the end, and skips a mark of the byte order.
+  TORCH_CHECK(json.find('\0') == std::string_view::npos && json.substr(0, 3) != "\xef\xbb\xbf",
+              origin, ": the header is not valid JSON: it has a byte of zero or a byte order mark");
   SafetensorsHeaderReader reader;
   const bool parsed = nlohmann::json::sax_parse(json, &reader);
   TORCH_CHECK(parsed, origin, ": ",

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <sstream>
 #include <string>
@@ -59,21 +60,26 @@ struct StateDifference {
     return missing.empty() && unexpected.empty() && shapes.empty() && dtypes.empty();
   }
 
-  /// All differences, one a line, each line indented by two spaces.
-  std::string to_string() const {
+  /// The differences, one a line, each line indented by two spaces: of each kind at most `limit`,
+  /// and how many more there are.
+  std::string to_string(std::size_t limit = 10) const {
     std::ostringstream out;
-    for (const auto& name : missing) {
-      out << "  missing: " << name << '\n';
-    }
-    for (const auto& name : unexpected) {
-      out << "  unexpected: " << name << '\n';
-    }
-    for (const auto* list : {&shapes, &dtypes}) {
-      for (const auto& item : *list) {
-        out << "  " << (list == &shapes ? "wrong shape: " : "wrong dtype: ") << item.name
-            << ": the model has " << item.expected << ", found " << item.found << '\n';
+    const auto list = [&](const char* kind, const auto& items, const auto& describe) {
+      for (std::size_t i = 0; i < std::min(limit, items.size()); ++i) {
+        out << "  " << kind << ": " << describe(items[i]) << '\n';
       }
-    }
+      if (items.size() > limit) {
+        out << "  " << kind << ": and " << items.size() - limit << " more\n";
+      }
+    };
+    const auto name = [](const std::string& text) { return text; };
+    const auto mismatch = [](const StateMismatch& item) {
+      return item.name + ": the model has " + item.expected + ", found " + item.found;
+    };
+    list("missing", missing, name);
+    list("unexpected", unexpected, name);
+    list("wrong shape", shapes, mismatch);
+    list("wrong dtype", dtypes, mismatch);
     return out.str();
   }
 };
@@ -177,8 +183,8 @@ inline StateDifference compare_state_dict(const torch::nn::Module& module, const
 
 /// Copies `state` into the parameters and buffers of `module`, across devices where needed.
 ///
-/// Throws `c10::Error` that lists every difference the options do not allow; the module is then
-/// unchanged. Returns the differences that were allowed.
+/// Throws `c10::Error` that lists the differences the options do not allow, of each kind the first
+/// ten; the module is then unchanged. Returns the differences that were allowed.
 inline StateDifference load_state_dict(torch::nn::Module& module, const StateDict& state,
                                        const LoadOptions& options = {}) {
   StateDifference difference = compare_state_dict(module, state);

@@ -55,3 +55,6 @@ torch.save(model, folder / "whole_model.pth")
 numbers = torch.tensor([1 + 2j, 3 - 4j])
 torch.save({"conjugate": numbers.conj()}, folder / "conjugate.pth")
 torch.save({"negative": numbers.conj().imag}, folder / "negative.pth")
+
+untyped = [torch.uint16, torch.uint32, torch.uint64, torch.float8_e4m3fn, torch.float8_e5m2]
+torch.save({str(dtype): torch.tensor([0.0, 1.0, 2.0]).to(dtype)[1:] for dtype in untyped}, folder / "untyped.pth")
