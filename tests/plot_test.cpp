@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 #include <bsconv/data/image_file.hpp>
 #include <bsconv/plot.hpp>
 
 #include <cmath>
 #include <limits>
 #include <random>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -70,6 +72,10 @@ TEST(PlotCsv, ReadsQuotedAndEmptyCells) {
               HasSubstr("has no column 'valeu'; the nearest is 'value'"));
   write_file(path, "a,b\n1\n");
   EXPECT_THAT(error_of([&] { CsvTable::read(path); }), HasSubstr("row 1: 1 cells under 2 names"));
+  write_file(path, "\xef\xbb\xbfname\na\n");
+  EXPECT_THAT(CsvTable::read(path).texts("name"), ElementsAre("a"));
+  ASSERT_EQ(::mkfifo((directory / "pipe").c_str(), 0600), 0);
+  EXPECT_THAT(error_of([&] { CsvTable::read(directory / "pipe"); }), HasSubstr("pipe'"));
   write_file(path, "");
   EXPECT_THAT(error_of([&] { CsvTable::read(path); }), HasSubstr("is empty"));
   EXPECT_THAT(error_of([] { CsvTable::read("/no/such.csv"); }),
@@ -116,12 +122,26 @@ TEST(PlotCurves, AreCalledByAsMuchAsTellsThemApart) {
     }
     return found;
   };
+  EXPECT_THAT(labels({"x/seed1"}), ElementsAre("seed1, train", "seed1, test"));
   EXPECT_THAT(labels({"x/seed1", "x/seed2"}),
               ElementsAre("seed1, train", "seed1, test", "seed2, train", "seed2, test"));
   EXPECT_THAT(labels({"x/seed1", "y/seed1", "x/seed2"}),
               ElementsAre("x/seed1, train", "x/seed1, test", "y/seed1, train", "y/seed1, test",
                           "seed2, train", "seed2, test"));
   EXPECT_EQ(labels({"x/seed1", "x/seed1"}).size(), 4U);
+}
+
+TEST(PlotCurves, OfTheSameColorHaveOtherSigns) {
+  const TemporaryDirectory directory;
+  const auto run = directory / "metrics.csv";
+  write_file(run, "epoch,train_loss,train_top1,test_loss,test_top1\n1,2,1,1,1\n");
+  const auto figure = bsconv::plot::training_curves(std::vector<std::filesystem::path>(50, run));
+  std::set<std::pair<std::size_t, bsconv::plot::Marker>> looks;
+  for (std::size_t i = 0; i < 40; ++i) {
+    const auto& series = figure.panels[0].series[2 * i];
+    looks.emplace(series.color % bsconv::plot::color_count, series.marker);
+  }
+  EXPECT_EQ(looks.size(), 40U);
 }
 
 TEST(PlotCsvTable, IsChangedAndWritten) {

@@ -29,14 +29,14 @@ struct Color {
 /// The color of a series: eight that people with color-blindness can tell apart (Okabe and Ito,
 /// 2008), the yellow darkened for white paper.
 inline Color series_color(std::size_t number) {
-  static constexpr std::array<Color, 8> colors = {{{0.000, 0.447, 0.698},
-                                                   {0.835, 0.369, 0.000},
-                                                   {0.000, 0.620, 0.451},
-                                                   {0.800, 0.475, 0.655},
-                                                   {0.902, 0.624, 0.000},
-                                                   {0.337, 0.706, 0.914},
-                                                   {0.600, 0.560, 0.050},
-                                                   {0.250, 0.250, 0.250}}};
+  static constexpr std::array<Color, color_count> colors = {{{0.000, 0.447, 0.698},
+                                                             {0.835, 0.369, 0.000},
+                                                             {0.000, 0.620, 0.451},
+                                                             {0.800, 0.475, 0.655},
+                                                             {0.902, 0.624, 0.000},
+                                                             {0.337, 0.706, 0.914},
+                                                             {0.600, 0.560, 0.050},
+                                                             {0.250, 0.250, 0.250}}};
   return colors[number % colors.size()];
 }
 

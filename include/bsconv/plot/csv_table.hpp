@@ -9,6 +9,7 @@
 #include <iterator>
 #include <limits>
 #include <string>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -24,10 +25,19 @@ class CsvTable {
   /// Reads the file at `path`. Throws `c10::Error` with the path, and the line where there is one,
   /// if it can't be read, has no names, or a row has another number of cells.
   static CsvTable read(const std::filesystem::path& path) {
-    std::ifstream file(path, std::ios::binary);
-    TORCH_CHECK(file && std::filesystem::is_regular_file(path), "cannot read '", path.native(),
-                "'");
-    const std::string text(std::istreambuf_iterator<char>(file), {});
+    std::error_code error;
+    // Opening a pipe would wait for its writer.
+    const bool is_file = std::filesystem::is_regular_file(path, error);
+    std::ifstream file;
+    if (is_file) {
+      file.open(path, std::ios::binary);
+    }
+    TORCH_CHECK(is_file && file, "cannot read '", path.native(), "'");
+    std::string text(std::istreambuf_iterator<char>(file), {});
+    // Spreadsheets put a byte order mark before UTF-8.
+    if (text.rfind("\xef\xbb\xbf", 0) == 0) {
+      text.erase(0, 3);
+    }
     CsvTable table;
     table.origin_ = "'" + path.native() + "'";
     auto rows = split(text);

@@ -39,7 +39,7 @@ inline std::vector<std::string> run_names(const std::vector<std::filesystem::pat
                                                      : whole.parent_path() / file.stem());
   }
   const auto is_unique = [&names](const std::string& name) {
-    return std::count(names.begin(), names.end(), name) == 1;
+    return !name.empty() && std::count(names.begin(), names.end(), name) == 1;
   };
   // The same file may be given twice.
   for (bool longer = true; longer && !std::all_of(names.begin(), names.end(), is_unique);) {
@@ -61,9 +61,9 @@ inline std::vector<std::string> run_names(const std::vector<std::filesystem::pat
 }  // namespace detail
 
 /// Accuracy and loss of one or more runs over the epochs, from their `metrics.csv`: a color a run,
-/// training dashed, test drawn through. `runs` are folders or CSV files; a run is called by its
-/// folder, with the ones above it where names repeat. Throws `c10::Error` that names the file if
-/// one can't be read.
+/// training dashed, test drawn through, and signs too from the ninth run on, where colors repeat.
+/// `runs` are folders or CSV files; a run is called by its folder, with the ones above it where
+/// names repeat. Throws `c10::Error` that names the file if one can't be read.
 inline Figure training_curves(const std::vector<std::filesystem::path>& runs) {
   TORCH_CHECK_VALUE(!runs.empty(), "there is no run to draw");
   Figure figure;
@@ -82,6 +82,8 @@ inline Figure training_curves(const std::vector<std::filesystem::path>& runs) {
     files.push_back(std::filesystem::is_directory(run) ? run / "metrics.csv" : run);
   }
   const auto names = detail::run_names(files);
+  const std::vector<Marker> markers = {Marker::none, Marker::circle, Marker::square,
+                                       Marker::triangle, Marker::diamond};
   for (std::size_t i = 0; i < files.size(); ++i) {
     const auto table = CsvTable::read(files[i]);
     for (const bool test : {false, true}) {
@@ -89,6 +91,7 @@ inline Figure training_curves(const std::vector<std::filesystem::path>& runs) {
       Series series;
       series.label = names[i] + ", " + split;
       series.color = i;
+      series.marker = markers[std::min(i / color_count, markers.size() - 1)];
       series.dashed = !test;
       series.points = detail::points_of(table, "epoch", split + "_top1", 100);
       accuracy.series.push_back(series);

@@ -24,13 +24,16 @@ enum class Marker {
   ring,
 };
 
+/// How many colors series have.
+inline constexpr std::size_t color_count = 8;
+
 /// Points, and a line through them.
 struct Series {
   /// What the legend says; a series without one is not listed.
   std::string label;
   /// The points; one with a NaN is left out.
   std::vector<std::pair<double, double>> points;
-  /// Number of its color, counted from 0; colors repeat after eight.
+  /// Number of its color, counted from 0; they repeat after `color_count`.
   std::size_t color = 0;
   /// Whether the line is dashed.
   bool dashed = false;
