@@ -4,10 +4,13 @@
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 #include <bsconv/infer.hpp>
+#include <bsconv/util/autocast_scope.hpp>
 #include <bsconv/util/parallel.hpp>
 #include <bsconv/zoo.hpp>
 
+#include <algorithm>
 #include <cstdint>
+#include <iterator>
 #include <optional>
 #include <string>
 #include <vector>
@@ -288,6 +291,134 @@ TEST(Capture, ConstantsAreKeptAsTheyWere) {
 TORCH_LIBRARY(bsconv_capture_test, library) {
   library.def("conv2d(Tensor x, Tensor w) -> Tensor",
               [](const Tensor& x, const Tensor& w) { return torch::conv2d(x, w) + 1; });
+}
+
+TEST(Capture, ShapesThatDependOnNumbersAreLeftToLibTorch) {
+  torch::manual_seed(3);
+  const auto weight = torch::randn({5, 3, 3, 3});
+  const Call by_mask = [=](const Tensor& image) {
+    const auto bright = image.index({image.flatten(1).sum(1) > -1});
+    return torch::conv2d(bright, weight);
+  };
+  const auto fast = optimized(by_mask, torch::zeros({4, 3, 6, 6}));
+  EXPECT_THAT(fast.report().eager, HasSubstr("aten::index gives depends on numbers"));
+  auto x = torch::rand({4, 3, 6, 6});
+  x[1].fill_(-1);
+  EXPECT_TRUE(fast(x).equal(by_mask(x)));
+  EXPECT_EQ(fast(x).size(0), 3);
+  // Of an operator that doesn't say that its shapes depend on numbers.
+  const Call by_place = [=](const Tensor& image) {
+    return torch::conv2d(image, weight)
+        .flatten()
+        .index_select(0, torch::where(image.flatten() > -1)[0].remainder(9));
+  };
+  const auto other = optimized(by_place, torch::zeros({1, 3, 6, 6}));
+  const auto y = torch::randn({1, 3, 6, 6}) * 3;
+  EXPECT_TRUE(torch::allclose(other(y), by_place(y), 1e-4, 1e-5));
+  // A mask that is the same in every run, and places, are no obstacle.
+  const auto mask = torch::tensor({true, false, true});
+  const auto place = torch::tensor({2, 0});
+  expect_planned(
+      [=](const Tensor& image) {
+        return torch::relu(image.index({torch::indexing::Slice(), mask})) +
+               image.index({torch::indexing::Slice(), place});
+      },
+      torch::randn({2, 3, 4, 4}));
+}
+
+TEST(Capture, OperatorsWithoutResultsAndOnListsAreNoObstacle) {
+  torch::manual_seed(4);
+  const auto weight = torch::randn({5, 3, 3, 3});
+  const Call checked = [=](const Tensor& image) {
+    torch::_assert_async(image.isfinite().all());
+    return torch::conv2d(image, weight);
+  };
+  const auto x = torch::randn({2, 3, 6, 6});
+  expect_same(optimized(checked, x), checked, x);
+  const Call doubled = [=](const Tensor& image) {
+    const auto y = torch::conv2d(image, weight);
+    std::vector<Tensor> list = {y.relu(), y.tanh()};
+    torch::_foreach_mul_(list, 2);
+    return list[0] + list[1];
+  };
+  const auto fast = optimized(doubled, x, OptimizeOptions().verify(false));
+  EXPECT_THAT(fast.report().eager, HasSubstr("changes a list of tensors"));
+  expect_same(fast, doubled, x);
+}
+
+TEST(Capture, IndicesOfTheModelsOwnAreKept) {
+  const auto weight = torch::randn({5, 3, 3, 3});
+  const Call reversed = [=](const Tensor& image) {
+    std::vector<int64_t> order = {2, 1, 0};
+    const auto channels = torch::from_blob(order.data(), {3}, torch::kLong);
+    const auto turned = image.index({torch::indexing::Slice(), channels});
+    std::fill(order.begin(), order.end(), int64_t{99});
+    return torch::conv2d(turned, weight);
+  };
+  expect_planned(reversed, torch::randn({2, 3, 6, 6}));
+  const Call moved = [=](const Tensor& image) {
+    auto place = torch::arange(2);
+    const auto first = image.index({torch::indexing::Slice(), place});
+    place.add_(1);
+    return first - 2 * image.index({torch::indexing::Slice(), place});
+  };
+  expect_planned(moved, torch::randn({2, 3, 6, 6}), OptimizeOptions().verify(false));
+}
+
+TEST(Capture, WeightsInMemoryOfTheUsersArePackedApart) {
+  const auto blurred = [](const Tensor& image, float strength) {
+    float kernel[9];
+    std::fill(std::begin(kernel), std::end(kernel), strength);
+    return torch::conv2d(image, torch::from_blob(kernel, {1, 1, 3, 3}), {}, 1, 1);
+  };
+  expect_planned(
+      [blurred](const Tensor& image) { return blurred(blurred(image, 1).relu(), 0.25F); },
+      torch::randn({2, 1, 6, 6}), OptimizeOptions().verify(false));
+}
+
+TEST(Capture, AModelThatChangesItsInputIsPlanned) {
+  const auto weight = torch::randn({5, 3, 3, 3});
+  const auto fast = optimized(
+      [=](const Tensor& image) {
+        auto normalized = image;
+        normalized.div_(255).sub_(0.5);
+        return torch::conv2d(normalized, weight);
+      },
+      torch::rand({2, 3, 6, 6}));
+  EXPECT_EQ(fast.report().eager, "");
+  const auto x = torch::rand({2, 3, 6, 6}) * 255;
+  EXPECT_TRUE(torch::allclose(fast(x), torch::conv2d(x / 255 - 0.5, weight), 1e-4, 1e-4));
+}
+
+TEST(Capture, EmptyResultsAreResults) {
+  const auto weight = torch::randn({5, 3, 3, 3});
+  const auto fast = optimized(
+      [=](const Tensor& image) { return torch::conv2d(image, weight).flatten(1).narrow(1, 0, 0); },
+      torch::rand({2, 3, 6, 6}));
+  EXPECT_EQ(fast(torch::rand({2, 3, 6, 6})).sizes(), torch::IntArrayRef({2, 0}));
+  EXPECT_EQ(fast(torch::rand({0, 3, 6, 6})).sizes(), torch::IntArrayRef({0, 0}));
+  EXPECT_THAT(error_of([&] {
+                (void)fast.report(torch::rand({0, 3, 6, 6}));
+              }),
+              HasSubstr("there is no plan for an empty input, got [0, 3, 6, 6]"));
+}
+
+TEST(Capture, TheCallersAutocastHasNoSay) {
+  torch::manual_seed(5);
+  const auto weight = torch::randn({16, 3, 3, 3});
+  const Call call = [=](const Tensor& image) {
+    return torch::conv2d(torch::conv2d(image, weight).sigmoid().narrow(1, 0, 3), weight);
+  };
+  const auto x = torch::randn({2, 3, 9, 9});
+  const auto expected = call(x);
+  const auto inside = [&] {
+    const bsconv::detail::AutocastScope scope(torch::kCPU, torch::kBFloat16);
+    const auto fast = optimized(call, x);
+    EXPECT_EQ(fast.report().fallbacks(), 2U) << fast.report();
+    return fast(x);
+  }();
+  EXPECT_EQ(inside.scalar_type(), torch::kFloat);
+  EXPECT_TRUE(torch::allclose(inside, expected, 1e-4, 1e-4));
 }
 
 TEST(Capture, OperatorsOfTheUsersAreTheirs) {

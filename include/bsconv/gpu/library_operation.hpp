@@ -48,6 +48,9 @@ class LibraryOperation : public Operation {
   torch::Tensor inside(std::size_t value, const torch::Tensor& tensor,
                        const Context& context) const {
     const auto& known = graph_.values[value];
+    if (tensor.sizes() != known.sizes) {
+      throw infer::NotCapturable("the shape of what " + node_.source + " gives depends on numbers");
+    }
     if (!known.image) {
       return tensor;
     }

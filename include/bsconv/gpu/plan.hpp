@@ -75,7 +75,9 @@ class Plan : public infer::Executable {
       }
       if (step.node < graph.nodes.size()) {
         const auto& node = graph.nodes[step.node];
-        line.shape = graph.values[node.outputs.front()].sizes;
+        if (!node.outputs.empty()) {
+          line.shape = graph.values[node.outputs.front()].sizes;
+        }
         line.reason = node.reason;
       } else {
         line.shape = result.input;

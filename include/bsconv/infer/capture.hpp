@@ -49,6 +49,7 @@ class Recorder : public OperatorObserver, public Lowering {
       return;
     }
     check_writes(call);
+    check_shapes(call);
     if (!lower(call, node)) {
       keep_as_it_is(call, node);
     }
@@ -56,6 +57,26 @@ class Recorder : public OperatorObserver, public Lowering {
       ++graph.values[input].uses;
     }
     graph.nodes.push_back(std::move(node));
+  }
+
+ private:
+  // The next run has other numbers: no shape may depend on them.
+  void check_shapes(const OperatorCall& call) const {
+    if (!call.op.hasTag(at::Tag::dynamic_output_shape)) {
+      return;
+    }
+    const std::string& name = call.op.operator_name().name;
+    bool depends = name != "aten::index";
+    if (!depends) {
+      // Only masks pick a number of elements.
+      for_each_tensor(call.inputs.at(1), [&](const torch::Tensor& index, int64_t) {
+        const auto type = index.scalar_type();
+        depends = depends || ((type == torch::kBool || type == torch::kByte) && find(index));
+      });
+    }
+    if (depends) {
+      throw NotCapturable("the shape of what " + name + " gives depends on numbers");
+    }
   }
 };
 

@@ -26,7 +26,8 @@ class Executable {
   Executable& operator=(Executable&&) = delete;
   virtual ~Executable() = default;
 
-  /// Runs it on `input`, a contiguous float tensor of the shape that it was made for.
+  /// Runs it on `input`, a contiguous float tensor of the shape that it was made for. Throws
+  /// `NotCapturable` if a shape in the middle is another one than with the input it was made from.
   virtual torch::Tensor run(const torch::Tensor& input) const = 0;
 
   /// The least seconds that each step of the report took in `repeats` runs; zeros where unknown.

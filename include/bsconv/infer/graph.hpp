@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
@@ -126,6 +127,12 @@ struct Node {
     return before == kernels::Activation::identity && after == kernels::Activation::identity &&
            !residual;
   }
+};
+
+/// A model can't be run as a list of operations, or an input can't; says why.
+class NotCapturable : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
 };
 
 /// A model's operations in the order in which they ran.

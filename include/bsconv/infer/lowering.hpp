@@ -378,15 +378,23 @@ class Lowering : public ValueTracker {
   // What will not stay as it is: what the model made in this run, and memory that is not
   // LibTorch's.
   bool may_change(const torch::Tensor& tensor) const {
-    return !find(tensor) &&
-           (is_derived(tensor) ||
-            (tensor.has_storage() && tensor.storage().data_ptr().get_context() == nullptr));
+    return !find(tensor) && (is_derived(tensor) || is_foreign(tensor));
   }
 
   // An argument to keep.
   c10::IValue as_it_was(const c10::IValue& argument) const {
     if (argument.isTensor() && argument.toTensor().defined() && may_change(argument.toTensor())) {
       return argument.toTensor().clone();
+    }
+    if (argument.isOptionalTensorList()) {
+      c10::List<std::optional<torch::Tensor>> kept;
+      for (auto tensor : argument.toOptionalTensorVector()) {
+        if (tensor && tensor->defined() && may_change(*tensor)) {
+          tensor = tensor->clone();
+        }
+        kept.push_back(std::move(tensor));
+      }
+      return kept;
     }
     if (!argument.isTensorList()) {
       return argument;

@@ -67,6 +67,7 @@ class OptimizedModel {
                  const torch::Tensor& example, const OptimizeOptions& options)
       : state_(std::make_shared<State>(std::move(model), std::move(forward), example, options)) {
     state_->check_input(example);
+    const c10::impl::ExcludeDispatchKeyGuard as_planned(c10::autocast_dispatch_keyset);
     static_cast<void>(state_->plan_for(example));
   }
 
@@ -80,12 +81,21 @@ class OptimizedModel {
     state_->check_input(input);
     state_->check_model();
     const torch::NoGradGuard no_grad;
+    // The caller's autocast has no say in what is computed, whether a plan does it or LibTorch.
+    const c10::impl::ExcludeDispatchKeyGuard as_planned(c10::autocast_dispatch_keyset);
     // What is part of a model that is being captured must be seen operator by operator.
     if (input.numel() == 0 || bsconv::detail::operator_observer() != nullptr) {
       return state_->forward(input);
     }
     const auto entry = state_->plan_for(input);
-    return entry->plan == nullptr ? state_->forward(input) : entry->plan->run(input.contiguous());
+    if (entry->plan != nullptr) {
+      try {
+        return entry->plan->run(input.contiguous());
+      } catch (const infer::NotCapturable&) {
+        // With these numbers the model goes another way.
+      }
+    }
+    return state_->forward(input);
   }
 
   /// The same.
@@ -95,11 +105,13 @@ class OptimizedModel {
   const InferenceReport& report() const { return state_->first; }
 
   /// The report for inputs like `input` with the time of every step: the least of `repeats` runs
-  /// of the first image on one thread.
+  /// of the first image on one thread. Zeros if LibTorch runs a part of the model on the CPU.
   InferenceReport profile(const torch::Tensor& input, int64_t repeats = 100) const {
     TORCH_CHECK_VALUE(repeats > 0, "OptimizedModel: repeats must be at least 1, got ", repeats);
-    auto timed = report(input);
+    check_plannable(input);
+    const c10::impl::ExcludeDispatchKeyGuard as_planned(c10::autocast_dispatch_keyset);
     const auto entry = state_->plan_for(input);
+    auto timed = entry->report;
     if (entry->plan != nullptr) {
       const auto seconds = entry->plan->time_steps(input.contiguous(), repeats);
       for (std::size_t i = 0; i < seconds.size(); ++i) {
@@ -111,12 +123,19 @@ class OptimizedModel {
 
   /// What was made of the model for inputs like `input`; plans it if need be.
   InferenceReport report(const torch::Tensor& input) const {
-    state_->check_input(input);
-    state_->check_model();
+    check_plannable(input);
+    const c10::impl::ExcludeDispatchKeyGuard as_planned(c10::autocast_dispatch_keyset);
     return state_->plan_for(input)->report;
   }
 
  private:
+  void check_plannable(const torch::Tensor& input) const {
+    state_->check_input(input);
+    TORCH_CHECK_VALUE(input.numel() > 0,
+                      "OptimizedModel: there is no plan for an empty input, got ", input.sizes());
+    state_->check_model();
+  }
+
   struct Entry {
     std::unique_ptr<infer::Executable> plan;
     InferenceReport report;
@@ -271,13 +290,21 @@ class OptimizedModel {
     // constant.
     void verify(Entry& entry, const torch::Tensor& captured) const {
       const auto other = (captured.flatten().roll(1) * 0.75 + 0.125).view(captured.sizes());
-      const auto expected = forward(other).to(torch::kDouble);
-      const auto distance = [&expected](const torch::Tensor& result) {
-        return result.sizes() == expected.sizes()
-                   ? (result.to(torch::kDouble) - expected).abs().max().item<double>()
+      // Models may change their input.
+      const auto expected = forward(other.clone()).to(torch::kDouble);
+      const auto result = run_plan(entry, other);
+      if (expected.numel() == 0) {
+        if (result.sizes() != expected.sizes()) {
+          throw infer::NotCapturable("the plan's result has another shape than LibTorch's");
+        }
+        return;
+      }
+      const auto distance = [&expected](const torch::Tensor& found) {
+        return found.sizes() == expected.sizes()
+                   ? (found.to(torch::kDouble) - expected).abs().max().item<double>()
                    : std::numeric_limits<double>::infinity();
       };
-      const double error = distance(entry.plan->run(other));
+      const double error = distance(result);
       const double scale = expected.abs().mean().item<double>();
       // Few of many values may be large.
       const double greatest = expected.abs().max().item<double>();
@@ -285,13 +312,23 @@ class OptimizedModel {
       if (error > allowed && options.dtype() != torch::kFloat) {
         // Some networks lose more in 16 bits, with LibTorch's operators too.
         const bsconv::detail::AutocastScope rounded(device.type(), options.dtype());
-        allowed = std::max(allowed, 2 * distance(forward(other)));
+        allowed = std::max(allowed, 2 * distance(forward(other.clone())));
       }
       // An input with NaNs proves nothing.
       if (std::isfinite(scale) && !(error <= allowed)) {
         throw infer::NotCapturable("the plan's result differed from LibTorch's by " +
                                    std::to_string(error) + " at a mean magnitude of " +
                                    std::to_string(scale));
+      }
+    }
+
+    static torch::Tensor run_plan(const Entry& entry, const torch::Tensor& input) {
+      try {
+        return entry.plan->run(input);
+      } catch (const c10::Error& error) {
+        // LibTorch has just run the same.
+        throw infer::NotCapturable("the plan fails: " +
+                                   std::string(error.what_without_backtrace()));
       }
     }
 

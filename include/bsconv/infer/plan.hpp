@@ -32,6 +32,8 @@ struct PlanEntry {
   std::unique_ptr<Step> step;
   /// The node it came from.
   std::size_t node = 0;
+  /// Of an operator, the values whose tensors no later one reads.
+  std::vector<std::size_t> dead = {};
 };
 
 /// A model as a list of steps for one shape of input on the CPU. Made by `make_plan`.
@@ -61,7 +63,7 @@ class Plan : public Executable {
     return output;
   }
 
-  /// Runs the first image of `input` on one thread; zeros where LibTorch runs a part of the plan.
+  /// Runs the first image of `input` on one thread; zeros if LibTorch runs a part of the plan.
   std::vector<double> time_steps(const torch::Tensor& input, int64_t repeats) const override {
     std::vector<double> seconds(entries.size(), 0.0);
     if (operators != 0) {
@@ -90,7 +92,9 @@ class Plan : public Executable {
       InferenceStep step;
       if (entry.node < graph.nodes.size()) {
         const auto& node = graph.nodes[entry.node];
-        step.shape = graph.values[node.outputs.front()].sizes;
+        if (!node.outputs.empty()) {
+          step.shape = graph.values[node.outputs.front()].sizes;
+        }
         step.description = node.source;
         step.reason = node.reason;
       } else {
@@ -239,6 +243,13 @@ class Plan : public Executable {
     for (const auto& entry : entries) {
       if (entry.step == nullptr) {
         run_operator(graph.nodes[entry.node], *lease, tensors, images);
+        for (const std::size_t value : entry.dead) {
+          tensors[value] = torch::Tensor();
+        }
+      } else if (images < threads) {
+        for (int64_t image = 0; image < images; ++image) {
+          run_step(*entry.step, frame_of(*lease, image, input, image), threads);
+        }
       } else {
         bsconv::detail::parallel_for(images, [&](int64_t begin, int64_t end) {
           // Within the caller's own parallel region the number is one of that.
@@ -296,6 +307,9 @@ class Plan : public Executable {
           return written ? tensor.clone() : views ? tensor.contiguous() : tensor;
         },
         [&](std::size_t value, const torch::Tensor& tensor) {
+          if (tensor.sizes() != graph.values[value].sizes) {
+            throw NotCapturable("the shape of what " + node.source + " gives depends on numbers");
+          }
           if (buffer_of[value] != nullptr) {
             bring_in(value, tensor, context, images);
           }

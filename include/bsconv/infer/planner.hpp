@@ -88,6 +88,7 @@ class Planner {
       plan_->output_sizes = graph().values[graph().output].sizes;
     }
     plan_->root_of = layout_->roots();
+    find_dead_values();
     drop_captured(graph());
     return std::move(plan_);
   }
@@ -234,6 +235,30 @@ class Planner {
           input.planar ? kernels::WindowOrder::planar : kernels::WindowOrder::channels_last,
           kernels_.width, most, in_pairs);
     });
+  }
+
+  // Tells each operator which tensors it reads, or makes, for the last time.
+  void find_dead_values() {
+    std::vector<bool> read_later(graph().values.size(), false);
+    const auto& roots = plan_->root_of;
+    read_later[graph().output] = read_later[roots[graph().output]] = true;
+    for (auto entry = plan_->entries.rbegin(); entry != plan_->entries.rend(); ++entry) {
+      if (entry->step != nullptr) {
+        continue;
+      }
+      const auto& node = graph().nodes[entry->node];
+      std::vector<std::size_t> used = node.outputs;
+      for (const auto& place : node.values) {
+        const auto value = static_cast<std::size_t>(place[2]);
+        used.insert(used.end(), {value, roots[value]});
+      }
+      for (const std::size_t value : used) {
+        if (!read_later[value]) {
+          read_later[value] = true;
+          entry->dead.push_back(value);
+        }
+      }
+    }
   }
 
   void place_buffers() {

@@ -66,7 +66,7 @@ inline void drop_captured(Graph& graph) {
       auto& place = node.arguments[static_cast<std::size_t>(argument)];
       if (at < 0) {
         place = c10::IValue();
-      } else if (place.isTensorList()) {
+      } else {
         detail::put_tensor(place, at, torch::Tensor());
       }
     }

@@ -9,7 +9,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
-#include <stdexcept>
 #include <string>
 #include <unordered_map>
 #include <unordered_set>
@@ -17,12 +16,6 @@
 #include <vector>
 
 namespace bsconv::infer {
-
-/// A model can't be written down as a list of operations; says why.
-class NotCapturable : public std::runtime_error {
- public:
-  using std::runtime_error::runtime_error;
-};
 
 namespace detail {
 
@@ -110,16 +103,21 @@ class ValueTracker {
     }
     const auto& tensor = argument.toTensor();
     watch(tensor);
-    // What the model computes anew from its parameters may be at any address; views of them, such
-    // as a transposed weight, are where they are.
+    // What the model computes anew from its parameters, or keeps in memory of its own, may be at
+    // any address; views of parameters, such as a transposed weight, are where they are.
     static std::atomic<int64_t> computed{0};
-    const bool is_view = !is_derived(tensor) || watches_data_of(tensor);
+    const bool is_view = !is_foreign(tensor) && (!is_derived(tensor) || watches_data_of(tensor));
     node.origin.push_back(
         is_view ? static_cast<int64_t>(reinterpret_cast<std::intptr_t>(tensor.const_data_ptr()))
                 : -1 - computed++);
     const auto strides = tensor.strides();
     node.origin.insert(node.origin.end(), strides.begin(), strides.end());
     return tensor.detach().cpu();
+  }
+
+  // Whether its memory is not LibTorch's: others may come to lie there.
+  static bool is_foreign(const torch::Tensor& tensor) {
+    return tensor.has_storage() && tensor.storage().data_ptr().get_context() == nullptr;
   }
 
   // LibTorch's factory functions hand their results on as other objects in the same memory.
@@ -166,6 +164,9 @@ class ValueTracker {
       if (!find(tensor)) {
         throw NotCapturable(call.op.schema().name() + " changes a tensor of the model");
       }
+      if (!call.inputs[index].isTensor()) {
+        throw NotCapturable(call.op.schema().name() + " changes a list of tensors");
+      }
       const auto& sharing = storages_.at(tensor.storage().unsafeGetStorageImpl());
       if (index != 0 || sharing.size() > 1 || sharing.count(tensor.unsafeGetTensorImpl()) == 0) {
         throw NotCapturable(call.op.schema().name() + " changes a tensor that has views");
@@ -188,8 +189,9 @@ class ValueTracker {
     const auto& arguments = call.op.schema().arguments();
     for (std::size_t i = 0; i < arguments.size() && i < call.inputs.size(); ++i) {
       const auto* alias = arguments[i].alias_info();
-      if (alias != nullptr && alias->isWrite() && call.inputs[i].isTensor()) {
-        visit(i, call.inputs[i].toTensor());
+      if (alias != nullptr && alias->isWrite()) {
+        for_each_tensor(call.inputs[i],
+                        [&](const torch::Tensor& tensor, int64_t) { visit(i, tensor); });
       }
     }
   }
