@@ -164,6 +164,54 @@ TEST(Fuse, KeepsDtypeAndWhetherGradientsAreWanted) {
   }
 }
 
+struct SqueezedImpl : bsconv::BSConvSImpl {
+  explicit SqueezedImpl(const BSConvSOptions& options) : BSConvSImpl(options) {}
+  torch::Tensor forward(const torch::Tensor& x) {
+    return dw(bn2(pw2(bn1(pw1(x)))).relu()) * scale(x.mean({2, 3}, true));
+  }
+  torch::nn::Conv2d scale = register_module("scale", torch::nn::Conv2d(4, 8, 1));
+};
+TORCH_MODULE(Squeezed);
+
+TEST(Fuse, ClassesDerivedFromALayerStayAsTheyAre) {
+  torch::nn::Sequential net(Squeezed(BSConvSOptions(4, 8, 3).with_bn(true)));
+  net->eval();
+  const auto x = torch::randn({2, 4, 6, 6});
+  const auto expected = net->forward(x);
+  const auto names = bsconv_test::parameter_names(*net);
+  EXPECT_EQ(bsconv::fuse(*net), 0U);
+  EXPECT_EQ(bsconv_test::parameter_names(*net), names);
+  EXPECT_TRUE(torch::equal(net->forward(x), expected));
+  // Asked for it, it keeps what is its own.
+  net[0]->as<Squeezed>()->fuse();
+  EXPECT_TRUE(net->named_parameters().contains("0.scale.weight"));
+}
+
+TEST(Fuse, ChangesAllOrNothing) {
+  const auto layer = [] { return BSConvU(BSConvUOptions(3, 3, 3).with_bn(true)); };
+  torch::nn::Sequential net(layer(), layer());
+  net->eval();
+  net[1]->as<BSConvU>()->bn->train();
+  const auto names = bsconv_test::parameter_names(*net);
+  EXPECT_NE(message_of([&] { bsconv::fuse(*net); }).find("call eval() first"), std::string::npos);
+  EXPECT_EQ(bsconv_test::parameter_names(*net), names);
+}
+
+TEST(Fuse, OneSubstituteOfTwoConvolutionsIsFusedInBoth) {
+  struct NetImpl : torch::nn::Module {
+    torch::nn::Conv2d a = register_module("a", torch::nn::Conv2d(3, 3, 3));
+    torch::nn::Conv2d b = register_module("b", torch::nn::Conv2d(3, 3, 3));
+  };
+  NetImpl net;
+  const torch::nn::AnyModule both(BSConvU(BSConvUOptions(3, 3, 3).with_bn(true)));
+  bsconv::graft(*net.a, both);
+  bsconv::graft(*net.b, both);
+  net.eval();
+  EXPECT_EQ(bsconv::fuse(net), 1U);
+  EXPECT_TRUE(net.buffers().empty());
+  EXPECT_EQ(net.b->named_children().keys(), (Names{"pw", "dw"}));
+}
+
 TEST(Fuse, RefusesAModelInTrainingMode) {
   torch::nn::Sequential net(BSConvU(BSConvUOptions(3, 8, 3).with_bn(true)));
   EXPECT_NE(message_of([&] { bsconv::fuse(*net); }).find("call eval() first"), std::string::npos);

@@ -100,6 +100,7 @@ TEST(Regularization, OfManyWeightsIsTheSumOverThem) {
     weights.push_back(torch::randn({rows, 6, 1, 1}, torch::kDouble).requires_grad_());
     sum = sum + bsconv::orthonormality_loss(weights.back());
   }
+  EXPECT_THROW(bsconv::orthonormality_loss(std::vector<torch::Tensor>()), c10::ValueError);
   const auto together = bsconv::orthonormality_loss(weights);
   EXPECT_NEAR(together.item<double>(), sum.item<double>(), 1e-12);
   const auto expected = torch::autograd::grad({sum}, weights);

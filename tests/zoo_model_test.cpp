@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 #include <bsconv/nn.hpp>
+#include <bsconv/replace.hpp>
 #include <bsconv/zoo.hpp>
 
 #include "support/device.hpp"
@@ -148,6 +149,14 @@ TEST(ZooModel, SmallerAndLargerImagesWork) {
   for (const int64_t size : {8, 17, 32, 48}) {
     EXPECT_EQ(model->forward(torch::rand({1, 3, size, size})).size(1), 10) << size;
   }
+}
+
+TEST(ZooModel, AUnitWhoseConvolutionWasExchangedHasNoLossOfItsOwn) {
+  auto model = bsconv::create_model("cifar_mobilenetv2_w1d4_bsconvs_p1d6");
+  EXPECT_TRUE(bsconv::has_regularization(*model));
+  bsconv::replace_with_bsconv_u(*model, bsconv::BSConvUReplacementOptions().kernel_sizes({}));
+  EXPECT_FALSE(bsconv::has_regularization(*model));
+  EXPECT_EQ(bsconv::regularization_loss(*model).item<double>(), 0.0);
 }
 
 TEST(ZooModel, RefusesAWrongNumberOfChannels) {

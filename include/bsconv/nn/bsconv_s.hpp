@@ -112,9 +112,10 @@ class BSConvSImpl : public torch::nn::Cloneable<BSConvSImpl>,
   /// Folds the batch normalizations and multiplies `pw1` and `pw2` together where the product
   /// `pw` takes fewer multiplications, in place, for evaluation.
   ///
-  /// Outputs stay the same to rounding. Throws if the layer is in training mode.
+  /// Outputs stay the same to rounding. Throws, and changes nothing, if a part of the layer is in
+  /// training mode or keeps no running statistics.
   void fuse() {
-    TORCH_CHECK(!dw->is_training(), "BSConvS: fuse() is for evaluation; call eval() first");
+    check_fuse();
     const int64_t in = options.in_channels();
     const int64_t mid = options.mid_channels();
     const int64_t out = options.out_channels();
@@ -132,8 +133,11 @@ class BSConvSImpl : public torch::nn::Cloneable<BSConvSImpl>,
     auto merged = detail::make_pointwise(merge ? detail::merge(first, second) : first, *pw1);
     auto last = merge ? torch::nn::Conv2d(nullptr) : detail::make_pointwise(second, *pw1);
     auto depthwise = dw;
-    for (const auto& child : named_children()) {
-      unregister_module(child.key());
+    const auto children = named_children();
+    for (const char* part : {"pw1", "bn1", "pw2", "bn2", "dw"}) {
+      if (children.contains(part)) {
+        unregister_module(part);
+      }
     }
     pw1 = nullptr, bn1 = nullptr, pw2 = nullptr, bn2 = nullptr;
     if (merge) {
@@ -144,6 +148,17 @@ class BSConvSImpl : public torch::nn::Cloneable<BSConvSImpl>,
     }
     dw = register_module("dw", depthwise);
     fusion_ = merge ? Fusion::merged : Fusion::folded;
+  }
+
+  /// Throws where `fuse()` would.
+  void check_fuse() const {
+    for (const auto& norm : {bn1, bn2}) {
+      TORCH_CHECK(!dw->is_training() && (!norm || !norm->is_training()),
+                  "BSConvS: fuse() is for evaluation; call eval() first");
+      if (norm) {
+        detail::check_fold(*norm, "BSConvS");
+      }
+    }
   }
 
   /// The layer's parts, for operators that run several layers as one; not of a fused layer.

@@ -68,10 +68,10 @@ class BSConvUImpl : public torch::nn::Cloneable<BSConvUImpl>, public ModeOfChild
 
   /// Folds the batch normalization into the pointwise convolution, in place, for evaluation.
   ///
-  /// Outputs stay the same to rounding. Without a batch normalization nothing changes. Throws if
-  /// the layer is in training mode.
+  /// Outputs stay the same to rounding. Without a batch normalization nothing changes. Throws, and
+  /// changes nothing, if a part of the layer is in training mode or keeps no running statistics.
   void fuse() {
-    TORCH_CHECK(!dw->is_training(), "BSConvU: fuse() is for evaluation; call eval() first");
+    check_fuse();
     if (fused_ || !bn) {
       return;
     }
@@ -80,6 +80,15 @@ class BSConvUImpl : public torch::nn::Cloneable<BSConvUImpl>, public ModeOfChild
     unregister_module("bn");
     bn = nullptr;
     fused_ = true;
+  }
+
+  /// Throws where `fuse()` would.
+  void check_fuse() const {
+    TORCH_CHECK(!dw->is_training() && (!bn || !bn->is_training()),
+                "BSConvU: fuse() is for evaluation; call eval() first");
+    if (bn) {
+      detail::check_fold(*bn, "BSConvU");
+    }
   }
 
   /// The layer's parts, for operators that run several layers as one.

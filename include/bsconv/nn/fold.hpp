@@ -26,12 +26,17 @@ inline Pointwise pointwise_of(const torch::nn::Conv2dImpl& conv) {
   return map;
 }
 
+/// Throws if `bn`, a part of a `type`, keeps no running statistics.
+inline void check_fold(const torch::nn::BatchNorm2dImpl& bn, const std::string& type) {
+  TORCH_CHECK(bn.running_mean.defined() && bn.running_var.defined(), type,
+              ": fuse() needs running statistics, but a batch norm has track_running_stats=false");
+}
+
 /// The map of `map` followed by `bn` in evaluation mode: `y = (x - mean) / sqrt(var + eps) * gamma
 /// + beta`. Throws if `bn` keeps no running statistics.
 inline Pointwise fold(const Pointwise& map, const torch::nn::BatchNorm2dImpl& bn,
                       const std::string& type) {
-  TORCH_CHECK(bn.running_mean.defined() && bn.running_var.defined(), type,
-              ": fuse() needs running statistics, but a batch norm has track_running_stats=false");
+  check_fold(bn, type);
   auto scale = (bn.running_var.to(torch::kDouble) + bn.options.eps()).rsqrt();
   if (bn.weight.defined()) {
     scale = scale * bn.weight.detach().to(torch::kDouble);

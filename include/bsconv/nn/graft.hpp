@@ -60,10 +60,13 @@ class GraftedWeight : public c10::TensorImpl {
   /// The names of the children that the convolution has for it.
   std::vector<std::string>& adopted() { return adopted_; }
 
-  /// Takes over the dtype that the substitute has been converted to.
+  /// Takes over the dtype that the substitute has been converted to. Writes only what is new:
+  /// threads may run the model together.
   void refresh() {
     for (const auto& parameter : module_->parameters()) {
-      data_type_ = parameter.dtype();
+      if (data_type_ != parameter.dtype()) {
+        data_type_ = parameter.dtype();
+      }
       return;
     }
   }

@@ -3,6 +3,7 @@
 
 #include <bsconv/nn/walk.hpp>
 
+#include <cstddef>
 #include <string>
 #include <utility>
 #include <vector>
@@ -18,9 +19,17 @@ class ModesGuard {
     });
   }
   ~ModesGuard() {
-    // Parents come first, and `train` reaches down: each module's own mode is set last.
-    for (const auto& [module, mode] : modes_) {
-      module->train(mode);
+    // `train` reaches down, and a module may stand below several: until all are as they were, which
+    // takes no more passes than there are modules.
+    bool changed = true;
+    for (std::size_t pass = 0; changed && pass < modes_.size(); ++pass) {
+      changed = false;
+      for (const auto& [module, mode] : modes_) {
+        if (module->is_training() != mode) {
+          module->train(mode);
+          changed = true;
+        }
+      }
     }
   }
   ModesGuard(const ModesGuard&) = delete;

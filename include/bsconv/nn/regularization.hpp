@@ -66,12 +66,13 @@ inline MatrixBatch matrix_batch(const std::vector<std::array<int64_t, 2>>& shape
   static std::mutex mutex;
   static std::map<Key, MatrixBatch> known;
   const std::lock_guard lock(mutex);
-  auto& batch = known[{options.device().str(), c10::typeMetaToScalarType(options.dtype()), shapes}];
-  if (batch.source.defined()) {
-    return batch;
+  auto& kept = known[{options.device().str(), c10::typeMetaToScalarType(options.dtype()), shapes}];
+  if (kept.source.defined()) {
+    return kept;
   }
   // Kept for later calls, in inference mode or not.
   const c10::InferenceMode normal(false);
+  MatrixBatch batch;
   auto& [count, rows, columns] = batch.sizes;
   count = static_cast<int64_t>(shapes.size());
   int64_t total = 0;
@@ -98,6 +99,7 @@ inline MatrixBatch matrix_batch(const std::vector<std::array<int64_t, 2>>& shape
   }
   batch.source = source.flatten().to(options.device());
   batch.identity = identity.to(options);
+  kept = batch;
   return batch;
 }
 
@@ -123,8 +125,9 @@ inline torch::Tensor batched_orthonormality_loss(const std::vector<torch::Tensor
 
 /// The sum of the `orthonormality_loss` of `weights`, a tensor without dimensions; those of one
 /// shape, or on a GPU all, are computed together, which takes few operators instead of some for
-/// each.
+/// each. Throws if there are none.
 inline torch::Tensor orthonormality_loss(const std::vector<torch::Tensor>& weights) {
+  TORCH_CHECK_VALUE(!weights.empty(), "orthonormality_loss: there are no weights");
   if (weights.size() > 1 && weights.front().is_cuda()) {
     return detail::batched_orthonormality_loss(weights);
   }

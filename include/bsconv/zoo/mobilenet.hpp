@@ -109,9 +109,15 @@ class InvertedResidualImpl : public Composite<InvertedResidualImpl>, public Regu
   }
   torch::Tensor orthonormal_weight() const override {
     const auto conv = module(conv3_)->named_children()["conv"];
-    return conv->named_parameters()["weight"];
+    const auto parameters = conv->named_parameters(/*recurse=*/false);
+    const auto* weight = parameters.find("weight");
+    return weight == nullptr ? torch::Tensor() : *weight;
   }
-  bool is_regularized() const override { return options.regularized(); }
+  /// Whether it was made so and `conv3` still has such a weight: another layer may have taken its
+  /// place.
+  bool is_regularized() const override {
+    return options.regularized() && orthonormal_weight().defined();
+  }
 
   /// The options the unit was made with.
   InvertedResidualOptions options;
