@@ -137,6 +137,27 @@ TEST(FusedLayers, BatchNormOfValuesFarFromZero) {
                    1e-3);
 }
 
+// Unlike a batch normalization of its own, one in a layer never sees its input as a whole.
+TEST(FusedLayers, InnerBatchNormsOfValuesFarFromZero) {
+  for (const double mean : {100.0, 1000.0}) {
+    torch::manual_seed(6);
+    const auto x = torch::randn({4, 16, 9, 7}) + mean;
+    expect_same_step(
+        chain_of(bsconv::BSConvU(bsconv::BSConvUOptions(16, 32, 3).padding(1).with_bn(true)), true,
+                 false, 32),
+        x, 3e-6 * mean);
+    // The gradient of its first weights cancels with LibTorch's operators, too.
+    expect_same_step(
+        chain_of(bsconv::BSConvS(bsconv::BSConvSOptions(16, 32, 3).padding(1).with_bn(true)), true,
+                 false, 32),
+        x, 1e-5 * mean);
+    expect_same_step(
+        chain_of(bsconv::BSConvU(bsconv::BSConvUOptions(3, 32, 3).padding(1).with_bn(true)), true,
+                 false, 32),
+        torch::randn({4, 3, 9, 7}) + mean, 3e-6 * mean);
+  }
+}
+
 TEST(FusedLayers, BatchNormAloneAndWithActivation) {
   for (const bool with_relu : {false, true}) {
     expect_same_step(chain_of(BatchNorm2d(24), false, with_relu, 24),

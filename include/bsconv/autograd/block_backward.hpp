@@ -170,7 +170,7 @@ class BlockBackward {
   void pointwise_gradients(const DepthwiseBackward::Pixels& p, const PackedPointwise& back,
                            const Sums& to) const {
     kernels::OuterProducts o;
-    o.left = p.input;
+    o.left = statistics_.shift.empty() ? p.input : shifted(p.input, p.count, statistics_.shift);
     o.left_pixel = u_->images().channels;
     o.rows = mid_;
     o.right = p.gradient;

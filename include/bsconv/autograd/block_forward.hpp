@@ -11,6 +11,8 @@
 #include <cstdint>
 #include <cstring>
 #include <optional>
+#include <tuple>
+#include <utility>
 
 namespace bsconv::detail {
 
@@ -85,31 +87,45 @@ class BlockForward {
     }
     const auto& u = u_->images();
     const ImageParts parts(x.images, normalized ? mid * padded : 0);
-    PartSums<double> sums(parts, normalized ? padded : 0);
-    PartSums<double> products(parts, normalized ? mid * padded : 0);
     std::optional<PackedPointwise> first;
     if (block_.first.defined()) {
       first.emplace(*kernels_.forward, kernels::matrix_of(block_.first));
     }
-    parts.run([&](int64_t part, int64_t begin, int64_t end) {
-      for_cached_pixels(u, begin, end, x.channels, [&](int64_t at, int64_t pixels) {
-        if (first) {
-          const float* from = input.read(at, pixels, scratch(4, input.room(pixels)));
-          first->run({from, 0, x.channels}, {u.data + at * padded, 0, padded}, width_, 1, pixels,
-                     {}, {prefetch_from(x, at + pixels)});
-        }
-        if (normalized) {
-          add_products(at, pixels, mid, sums.of(part), products.of(part));
-        }
+    const auto run = [&](bool makes) {
+      PartSums<double> sums(parts, normalized ? padded : 0);
+      PartSums<double> products(parts, normalized ? mid * padded : 0);
+      parts.run([&](int64_t part, int64_t begin, int64_t end) {
+        for_cached_pixels(u, begin, end, x.channels, [&](int64_t at, int64_t pixels) {
+          if (makes) {
+            const float* from = input.read(at, pixels, scratch(4, input.room(pixels)));
+            first->run({from, 0, x.channels}, {u.data + at * padded, 0, padded}, width_, 1, pixels,
+                       {}, {prefetch_from(x, at + pixels)});
+          }
+          if (normalized) {
+            add_products(at, pixels, mid, sums.of(part), products.of(part));
+          }
+        });
       });
-    });
-    if (normalized) {
-      solve_inner_statistics(block_, sums.total(), {mid, padded, products.total()},
-                             x.images * x.pixels(), *kept_.statistics);
+      return std::pair(sums.total(),
+                       normalized ? SmallMatrix(mid, padded, products.total()) : SmallMatrix());
+    };
+    auto [sums, products] = run(first.has_value());
+    if (!normalized) {
+      return;
     }
+    auto& statistics = *kept_.statistics;
+    const int64_t count = x.images * x.pixels();
+    if (is_far_from_zero(sums, products, count)) {
+      for (const double sum : sums) {
+        statistics.shift.push_back(static_cast<float>(sum / static_cast<double>(count)));
+      }
+      std::tie(sums, products) = run(false);
+    }
+    solve_inner_statistics(block_, sums, products, count, statistics);
   }
 
-  /// Adds the sums and products of channels of some pixels of `u` to those in double.
+  /// Adds the sums and products of channels of some pixels of `u`, less the shift if there is one,
+  /// to those in double.
   void add_products(int64_t first, int64_t pixels, int64_t mid, double* sums,
                     double* products) const {
     const int64_t padded = u_->images().channels;
@@ -117,7 +133,11 @@ class BlockForward {
     float* local = scratch(0, size + padded);
     std::fill_n(local, size + padded, 0.0F);
     kernels::OuterProducts o;
-    o.left = o.right = u_->read(first, pixels, scratch(4, u_->room(pixels)));
+    o.left = u_->read(first, pixels, scratch(4, u_->room(pixels)));
+    if (!kept_.statistics->shift.empty()) {
+      o.left = shifted(o.left, pixels, kept_.statistics->shift);
+    }
+    o.right = o.left;
     o.left_pixel = o.right_pixel = padded;
     o.rows = mid;
     o.vectors = padded / width_;

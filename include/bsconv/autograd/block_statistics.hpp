@@ -4,10 +4,12 @@
 #include <torch/custom_class.h>
 #include <torch/types.h>
 #include <bsconv/autograd/block.hpp>
+#include <bsconv/autograd/images.hpp>
 #include <bsconv/autograd/small_matrix.hpp>
 #include <bsconv/autograd/statistics.hpp>
 
 #include <cstdint>
+#include <vector>
 
 namespace bsconv::detail {
 
@@ -17,6 +19,10 @@ namespace bsconv::detail {
 /// normalization, or the block's input. Since everything up to the depthwise convolution is linear,
 /// the mean and the covariance of `u` tell the statistics of both inner batch normalizations.
 struct BlockStatistics : torch::CustomClassHolder {
+  /// What is taken from `u` before products of it are summed up, for each channel in its pixels;
+  /// empty where its values lie near zero. Single precision would lose what differs between values
+  /// that lie far from it.
+  std::vector<float> shift;
   /// Mean of `u`, `[mid]`; empty without inner batch normalizations.
   PerChannel mean;
   /// Covariance of `u`, `[mid, mid]`.
@@ -34,9 +40,37 @@ struct BlockStatistics : torch::CustomClassHolder {
   torch::Tensor bias;
 };
 
-/// Fills in all but `outer` from `sums`, at least `mid`, and `products`, `[mid, at least mid]`, of
-/// `count` pixels of `u`, for a block with inner batch normalizations. Brings the running
-/// statistics up to date.
+/// Whether a channel of `count` pixels with these sums, and products of channels, lies so far from
+/// zero that its variance is lost in the sum of its squares.
+inline bool is_far_from_zero(const PerChannel& sums, const SmallMatrix& products, int64_t count) {
+  // How much larger the square of the mean may be: single precision leaves a share of 1e-4 then.
+  constexpr double most = 256;
+  const auto n = static_cast<double>(count);
+  for (int64_t i = 0; i < products.rows(); ++i) {
+    const double mean = sums[i] / n;
+    const double square = mean * mean;
+    if (square > most * (products.at(i, i) / n - square)) {
+      return true;
+    }
+  }
+  return false;
+}
+
+/// `pixels` pixels, each less `shift`, in memory of this thread.
+inline const float* shifted(const float* from, int64_t pixels, const std::vector<float>& shift) {
+  const auto channels = static_cast<int64_t>(shift.size());
+  float* const to = scratch(6, pixels * channels);
+  for (int64_t pixel = 0; pixel < pixels; ++pixel) {
+    for (int64_t c = 0; c < channels; ++c) {
+      to[pixel * channels + c] = from[pixel * channels + c] - shift[c];
+    }
+  }
+  return to;
+}
+
+/// Fills in all but `outer` and `shift` from `sums`, at least `mid`, and `products`,
+/// `[mid, at least mid]`, of `count` pixels of `u` less `shift`, for a block with inner batch
+/// normalizations. Brings the running statistics up to date.
 inline void solve_inner_statistics(const TrainingBlock& block, const PerChannel& sums,
                                    const SmallMatrix& products, int64_t count, BlockStatistics& s) {
   const SmallMatrix weight(block.pointwise);
@@ -53,6 +87,9 @@ inline void solve_inner_statistics(const TrainingBlock& block, const PerChannel&
       s.covariance.at(i, j) = s.covariance.at(j, i) = both;
     }
     variance[i] = s.covariance.at(i, i);
+  }
+  for (int64_t i = 0; i < mid && !s.shift.empty(); ++i) {
+    s.mean[i] += static_cast<double>(s.shift[i]);
   }
   // What the pointwise convolution reads has this mean, and deviates from it by `scaled` times
   // what `u` deviates from its own.
@@ -90,8 +127,8 @@ struct InnerGradients {
 };
 
 /// Solves for the gradients of a block with inner batch normalizations, given `products`
-/// `[mid, out]`, the sum over `count` pixels of `u` times the gradient `g` of the depthwise
-/// convolution's input, and `sums` `[out]`, the sum of `g`.
+/// `[mid, out]`, the sum over `count` pixels of `u` less `shift` times the gradient `g` of the
+/// depthwise convolution's input, and `sums` `[out]`, the sum of `g`.
 ///
 /// With `v = W a (u - mean) + …` the input of the batch normalization behind `pointwise`, `a` the
 /// scale of the one behind `first` (or 1), and both batch normalizations' own gradients inserted:
@@ -110,9 +147,10 @@ inline InnerGradients solve_inner_gradients(const TrainingBlock& block, const Bl
   }
   // The sum over pixels of g times u - mean, then of the gradient of v times u - mean.
   SmallMatrix inner(out, mid);
-  for (int64_t o = 0; o < out; ++o) {
-    for (int64_t m = 0; m < mid; ++m) {
-      inner.at(o, m) = products.at(m, o) - sums[o] * s.mean[m];
+  for (int64_t m = 0; m < mid; ++m) {
+    const double mean = s.mean[m] - (s.shift.empty() ? 0.0 : static_cast<double>(s.shift[m]));
+    for (int64_t o = 0; o < out; ++o) {
+      inner.at(o, m) = products.at(m, o) - sums[o] * mean;
     }
   }
   auto pointwise_weight = row_products(scaled, inner);
