@@ -329,6 +329,35 @@ torch::nn::Sequential normalized_network() {
                                torch::nn::Dropout(0.5));
 }
 
+TEST(ReplaceData, ASharedWeightNeedsASharedBias) {
+  torch::nn::Conv2d first(same(4, 4));
+  torch::nn::Conv2d second(same(4, 4));
+  second->weight = first->weight;
+  torch::nn::Sequential net{first, second};
+  const auto options = data(BSConvUReplacementOptions(), {net, batches_of(4, 5)});
+  EXPECT_THAT(message_of([&] { bsconv::replace_with_bsconv_u(*net, options); }),
+              HasSubstr("'1': this convolution shares its weight with '0', but not its bias"));
+  second->bias = first->bias;
+  EXPECT_EQ(bsconv::replace_with_bsconv_u(*net, options).replaced(), 2U);
+}
+
+TEST(ReplaceTerms, KeepTheDigitsOfADoubleModel) {
+  torch::manual_seed(4);
+  torch::nn::Conv2d conv(same(3, 5));
+  conv->to(torch::kDouble);
+  {
+    const torch::NoGradGuard no_grad;
+    conv->weight.copy_(torch::randn({5, 3, 1, 1}, torch::kDouble) *
+                       torch::randn({5, 1, 3, 3}, torch::kDouble));
+  }
+  torch::nn::Sequential net{conv};
+  const auto x = torch::randn({2, 3, 6, 6}, torch::kDouble);
+  const auto expected = net->forward(x);
+  bsconv::replace_with_bsconv_u(*net,
+                                BSConvUReplacementOptions().initialization(Initialization::svd));
+  EXPECT_TRUE(torch::allclose(net->forward(x), expected, 1e-10, 1e-12));
+}
+
 TEST(BatchNormStatistics, AreTheMeanOverBatches) {
   torch::manual_seed(9);
   auto net = normalized_network();

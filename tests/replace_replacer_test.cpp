@@ -60,6 +60,22 @@ TEST(Replacer, ExchangesInContainers) {
             std::string::npos);
 }
 
+TEST(Replacer, ARuleThatThrowsLeavesTheModelAsItWas) {
+  torch::nn::Sequential model{torch::nn::Conv2d(1, 1, 1), TypedRelu(), torch::nn::Conv2d(1, 1, 1)};
+  const auto x = torch::randn({1, 1, 3, 3});
+  const auto before = model->forward(x);
+  const auto names = model->named_parameters().keys();
+  int made = 0;
+  const auto failing = rule<torch::nn::Conv2dImpl>([&made] {
+    TORCH_CHECK(++made < 3, "no third layer");
+    return torch::nn::AnyModule(torch::nn::Tanh());
+  });
+  EXPECT_EQ(message_of([&] { Replacer({failing}).apply(*model); }).find("no third layer"), 0U);
+  EXPECT_EQ(made, 3);
+  EXPECT_EQ(model->named_parameters().keys(), names);
+  EXPECT_TRUE(torch::equal(model->forward(x), before));
+}
+
 struct PaddedConv2dImpl : torch::nn::Conv2dImpl {
   using torch::nn::Conv2dImpl::Conv2dImpl;
   torch::Tensor forward(const torch::Tensor& x) {

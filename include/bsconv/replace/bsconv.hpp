@@ -5,6 +5,7 @@
 #include <torch/nn/modules/conv.h>
 #include <bsconv/nn/bsconv_s.hpp>
 #include <bsconv/nn/bsconv_u.hpp>
+#include <bsconv/nn/convert.hpp>
 #include <bsconv/nn/describe.hpp>
 #include <bsconv/nn/walk.hpp>
 #include <bsconv/replace/batch_norm_statistics.hpp>
@@ -84,6 +85,10 @@ ReplacementReport replace_convolutions(torch::nn::Module& model, const Options& 
   const auto transformer = [&](const torch::nn::Module& module, const std::string&) {
     const auto& plan = plans.at(&module);
     auto layer = options.make(*plan.conv, plan.shape.terms);
+    if (plan.conv->weight.scalar_type() == torch::kDouble) {
+      // Before it takes over weights, which float32 would round.
+      convert(*layer.ptr(), torch::kCPU, torch::kDouble);
+    }
     const auto fitted = calibrated.find(&module);
     if (fitted != calibrated.end()) {
       set_weights(*layer.ptr(), fitted->second.weights);

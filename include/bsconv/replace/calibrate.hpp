@@ -120,7 +120,7 @@ inline std::vector<ConvolutionCall> runs_of(const torch::Tensor& weight,
 
 /// Fits what stands for the convolutions of `plans`, one after the other in the order in which they
 /// run. Nothing in `model` is changed in the end. Throws if the calibration doesn't run one of
-/// them.
+/// them, or if some share their weight and not their bias.
 inline CalibratedLayers calibrate(torch::nn::Module& model, const Calibration& calibration,
                                   const std::vector<LayerPlan>& plans) {
   CalibratedLayers fitted;
@@ -160,6 +160,9 @@ inline CalibratedLayers calibrate(torch::nn::Module& model, const Calibration& c
     }
     for (const auto& same : plans) {
       if (same.conv->weight.is_same(conv.weight)) {
+        TORCH_CHECK_VALUE(same.conv->bias.is_same(conv.bias), "'", same.path,
+                          "': this convolution shares its weight with '", plan.path,
+                          "', but not its bias; use svd instead");
         fitted.emplace(same.conv, layer);
       }
     }

@@ -62,10 +62,11 @@ class Replacer {
     return *this;
   }
 
-  /// Replaces what the rules match in `model` and reports it. With `dry_run` nothing changes, the
-  /// random generators included.
+  /// Replaces what the rules match in `model` and reports it. All replacements are made before the
+  /// first takes its place: if a rule throws, the model stays as it was. With `dry_run` nothing
+  /// changes, the random generators included.
   ReplacementReport apply(torch::nn::Module& model, bool dry_run = false) const {
-    Run run{*this, dry_run, {}, {}, {}};
+    Run run{*this, {}, {}, {}, {}, {}};
     run.report.dry_run = dry_run;
     run.report.parameters_before = parameter_count(model);
     const auto work = [&] {
@@ -84,6 +85,9 @@ class Replacer {
       }
     } else {
       work();
+      for (const auto& place : run.placements) {
+        place();
+      }
       run.report.parameters_after = parameter_count(model);
     }
     return std::move(run.report);
@@ -97,10 +101,16 @@ class Replacer {
 
   struct Run {
     const Replacer& replacer;
-    bool dry_run;
     ReplacementReport report;
     std::unordered_map<const torch::nn::Module*, torch::nn::AnyModule> replaced;
+    std::unordered_set<const torch::nn::Module*> grafted;
     std::unordered_set<const torch::nn::Module*> searched;
+    // What puts the new modules in their places.
+    std::vector<std::function<void()>> placements;
+
+    bool is_grafted(const torch::nn::Module& module) const {
+      return grafted_substitute(module) != nullptr || grafted.count(&module) != 0;
+    }
 
     const ReplacementRule* match(const torch::nn::Module& module, const std::string& path) const {
       for (const auto& rule : replacer.rules_) {
@@ -134,9 +144,7 @@ class Replacer {
       if (auto* conv = dynamic_cast<torch::nn::Conv2dImpl*>(&model)) {
         const auto made = make(*rule, model, "");
         finish_row(row, *made.ptr(), ReplacementKind::grafted);
-        if (!dry_run) {
-          graft(*conv, made);
-        }
+        placements.emplace_back([conv, made] { graft(*conv, made); });
       } else {
         row.reason = "the model itself can't be exchanged in place; put it into a container";
       }
@@ -151,7 +159,7 @@ class Replacer {
       for (const auto& item : parent.named_children()) {
         const auto& child = item.value();
         const std::string path = prefix.empty() ? item.key() : prefix + "." + item.key();
-        if (grafted_substitute(*child) != nullptr) {
+        if (is_grafted(*child)) {
           continue;
         }
         if (const auto known = replaced.find(child.get()); known != replaced.end()) {
@@ -216,10 +224,10 @@ class Replacer {
     std::string place(torch::nn::Module& parent, const std::string& name,
                       const std::shared_ptr<torch::nn::Module>& child, Maker&& make_module) {
       if (grafts(parent, name, child)) {
-        const torch::nn::AnyModule made = make_module();
-        if (!dry_run && grafted_substitute(*child) == nullptr) {
+        grafted.insert(child.get());
+        placements.emplace_back([child, made = torch::nn::AnyModule(make_module())] {
           graft(dynamic_cast<torch::nn::Conv2dImpl&>(*child), made);
-        }
+        });
         return {};
       }
       auto* host = dynamic_cast<ChildHost*>(&parent);
@@ -232,21 +240,19 @@ class Replacer {
         return "its holder (" + parent.name() +
                ") has it as a member of a fixed type; only Conv2d can be replaced there";
       }
-      const torch::nn::AnyModule made = make_module();
-      if (dry_run) {
-        return {};
-      }
-      if (host != nullptr) {
-        host->replace_child(name, made);
-      } else if (sequential != nullptr) {
-        *find(*sequential, child) = made;
-        parent.replace_module(name, made.ptr());
-      } else if (list != nullptr) {
-        *find(*list, child) = made.ptr();
-        parent.replace_module(name, made.ptr());
-      } else {
-        dict->update({{name, made.ptr()}});
-      }
+      placements.emplace_back([=, &parent, made = torch::nn::AnyModule(make_module())] {
+        if (host != nullptr) {
+          host->replace_child(name, made);
+        } else if (sequential != nullptr) {
+          *find(*sequential, child) = made;
+          parent.replace_module(name, made.ptr());
+        } else if (list != nullptr) {
+          *find(*list, child) = made.ptr();
+          parent.replace_module(name, made.ptr());
+        } else {
+          dict->update({{name, made.ptr()}});
+        }
+      });
       return {};
     }
 
