@@ -303,6 +303,18 @@ TEST(Distributed, ModelsThatDifferAreRefused) {
   });
 }
 
+TEST(Distributed, AParameterThatTheLossDoesNotUseIsNamed) {
+  together(2, /*sync_batch_norm=*/false, [](ProcessGroup& group) {
+    const auto options = torch::TensorOptions().requires_grad(true);
+    bsconv::weights::StateDict parameters;
+    parameters.insert("used", torch::ones({2}, options));
+    parameters.insert("extra", torch::ones({3}, options));
+    group.average_gradients(parameters);
+    EXPECT_THAT(error_of([&] { group.backward(parameters["used"].sum(), true); }),
+                HasSubstr("the loss does not depend on the parameter 'extra'"));
+  });
+}
+
 TEST(Distributed, TheEnvironmentTellsWhoAProcessIs) {
   const auto found_in = [](Environment environment) {
     for (const auto* name : {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"}) {

@@ -135,6 +135,8 @@ class ProcessGroup : public train::Communicator {
     TORCH_CHECK(differences.item<double>() == 0, "process ", rank(), " of ", world_size(),
                 ": the processes' models differ",
                 difference.empty() ? std::string() : ": " + difference);
+    parameters_ = parameters;
+    all_used_ = false;
     auto buckets =
         std::get<0>(c10d::compute_bucket_assignment_by_size(tensors, {first_bucket, bucket}));
     reducer_ = std::make_unique<c10d::Reducer>(
@@ -154,6 +156,10 @@ class ProcessGroup : public train::Communicator {
       }
       loss.backward();
     });
+    if (average && !all_used_) {
+      check_all_used();
+      all_used_ = true;
+    }
   }
 
   torch::Tensor run(const train::ForwardFunction& forward, const torch::Tensor& images) override {
@@ -175,6 +181,16 @@ class ProcessGroup : public train::Communicator {
     return text.substr(0, text.find('\n'));
   }
 
+  // The reducer would wait for the gradients of the others until the next step, and fail there.
+  void check_all_used() const {
+    for (const auto& parameter : parameters_) {
+      TORCH_CHECK(parameter.value().grad().defined(), "process ", rank(), " of ", world_size(),
+                  ": the loss does not depend on the parameter '", parameter.key(),
+                  "', whose gradients were to be averaged; leave it out of the model, or set its "
+                  "requires_grad to false");
+    }
+  }
+
   template <class Action>
   void together(const char* what, Action&& action) const {
     try {
@@ -191,6 +207,8 @@ class ProcessGroup : public train::Communicator {
   c10::intrusive_ptr<c10d::Store> store_;
   c10::intrusive_ptr<c10d::ProcessGroup> group_;
   std::unique_ptr<c10d::Reducer> reducer_;
+  weights::StateDict parameters_;
+  bool all_used_ = false;
 };
 
 }  // namespace bsconv::distributed
