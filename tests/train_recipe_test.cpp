@@ -216,6 +216,8 @@ TEST_F(TrainRecipe, LossesArePyTorchs) {
   EXPECT_NEAR(loss(0.1, targets), 2.0088143348693848, 1e-6);
   const auto metrics =
       bsconv::train::classification_loss(*none, logits, labels, 0, 0, targets).metrics();
+  EXPECT_ANY_THROW(
+      bsconv::train::classification_loss(*none, logits, torch::full_like(labels, -100), 0));
   EXPECT_EQ(metrics.accuracy, 0.5);
   EXPECT_EQ(metrics.accuracy_top5, 1.0);
   const auto few = bsconv::train::classification_loss(*none, logits.slice(1, 0, 5), labels, 0);
@@ -393,6 +395,14 @@ TEST_F(TrainRecipe, TellsTheRateOfAStepOfAllBatches) {
   Trainer trainer(recipe_net(), options);
   EXPECT_DOUBLE_EQ(trainer.fit(recipe_training(), recipe_test()).history[0].learning_rate,
                    options.learning_rate());
+}
+
+TEST_F(TrainRecipe, ASchedulesLastRateIsThatOfTheLastStepOfTheOptimizer) {
+  const auto options =
+      recipe_options().epochs(2).accumulate(2).schedule_type(ScheduleType::onecycle);
+  Trainer trainer(recipe_net(), options);
+  EXPECT_DOUBLE_EQ(trainer.fit(recipe_training(), recipe_test()).history.back().learning_rate,
+                   options.learning_rate() / options.div_factor() / options.final_div_factor());
 }
 
 TEST_F(TrainRecipe, RefusesToResumeWithAnotherOptimizerOrAccumulation) {

@@ -144,7 +144,7 @@ TEST_F(TrainTrainer, ResumesBitForBitWhereverItWasInterrupted) {
   EXPECT_FALSE(whole.fit(train_loader(), test_loader()).interrupted);
 
   // An epoch asks 5 times in training, 3 times in the test, and once at its end.
-  for (const int64_t questions : {1, 3, 5, 6, 7, 9, 12, 14, 30}) {
+  for (const int64_t questions : {1, 3, 5, 6, 7, 8, 9, 12, 14, 30}) {
     SCOPED_TRACE(questions);
     const auto folder = directory / std::to_string(questions);
     auto first_net = make_net();
@@ -160,6 +160,15 @@ TEST_F(TrainTrainer, ResumesBitForBitWhereverItWasInterrupted) {
     EXPECT_FALSE(result.interrupted);
     expect_same(whole.checkpoint(), second.checkpoint());
   }
+}
+
+TEST_F(TrainTrainer, ATestOfItsOwnIsNeverCutShort) {
+  Trainer trainer(make_net(), make_options());
+  const auto expected = trainer.evaluate(test_loader());
+  trainer.stop_when([] { return true; });
+  const auto found = trainer.evaluate(test_loader());
+  EXPECT_EQ(found.loss, expected.loss);
+  EXPECT_EQ(found.accuracy, expected.accuracy);
 }
 
 TEST_F(TrainTrainer, GoesOnBeyondTheLastEpochOfACheckpoint) {

@@ -77,8 +77,9 @@ class CheckpointFolder {
   void set_aside_best_unless(int64_t epoch) const {
     const auto best = folder_ / "best.safetensors";
     std::error_code error;
-    if (folder_.empty() || last_good_.empty() || !std::filesystem::exists(best, error) ||
-        std::filesystem::equivalent(last_good_, folder_ / "last.safetensors", error)) {
+    if (folder_.empty() || !resumed_ || !std::filesystem::exists(best, error) ||
+        (!last_good_.empty() &&
+         std::filesystem::equivalent(last_good_, folder_ / "last.safetensors", error))) {
       return;
     }
     const auto found = load_checkpoint(best).epoch;
@@ -109,8 +110,11 @@ class CheckpointFolder {
     }
   }
 
-  /// Says that the run goes on from the checkpoint at `path`.
-  void resumed_from(std::filesystem::path path) { last_good_ = std::move(path); }
+  /// Says that the run goes on from the checkpoint at `path`, or from one that has none.
+  void resumed_from(std::filesystem::path path) {
+    last_good_ = std::move(path);
+    resumed_ = true;
+  }
 
   /// A sentence part that names the last good checkpoint.
   std::string last_good() const {
@@ -134,6 +138,7 @@ class CheckpointFolder {
   std::filesystem::path folder_;
   int64_t numbered_;
   std::filesystem::path last_good_;
+  bool resumed_ = false;
 };
 
 }  // namespace bsconv::train

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <tuple>
 
 #include <torch/nn/module.h>
@@ -30,7 +31,7 @@ inline StepResult classification_loss(const torch::nn::Module& module, const tor
   TORCH_CHECK(!targets.defined() || targets.sizes() == logits.sizes(),
               "targets must be [N, classes] as the logits, ", logits.sizes(), ", got ",
               targets.defined() ? targets.sizes() : c10::IntArrayRef());
-  constexpr int64_t no_ignored_index = -100;
+  constexpr int64_t no_ignored_index = std::numeric_limits<int64_t>::min();
   StepResult result;
   result.examples = labels.size(0);
   result.cross_entropy = at::cross_entropy_loss(

@@ -155,8 +155,8 @@ class Schedule {
                 warmup_factor_);
   }
 
-  /// The learning rate of batch `step` of `epoch`, both counted from 0, with `steps` batches an
-  /// epoch.
+  /// The learning rate of step `step` of `epoch`, both counted from 0, with `steps` steps of the
+  /// optimizer an epoch.
   double at(int64_t epoch, int64_t step, int64_t steps) const {
     const auto in_epoch = static_cast<double>(std::max<int64_t>(steps, 1));
     const double done = static_cast<double>(epoch) * in_epoch + static_cast<double>(step);

@@ -133,14 +133,12 @@ class Trainer {
 
   /// One step of the optimizer on a batch, in training mode, at the learning rate of the epoch's
   /// first step.
-  StepResult train_step(const data::Batch& batch) {
-    return learner_.step(batch, schedule_.at(epoch_, 0, steps_));
-  }
+  StepResult train_step(const data::Batch& batch) { return learner_.step(batch, rate_of(0)); }
 
   /// Averages over `source` in evaluation mode, with the moving average of the weights if one is
   /// kept.
   Metrics evaluate(const data::BatchSource& source) {
-    return evaluate_at(source, Position{}).sums.mean();
+    return evaluate_at(source, Position{}, /*may_stop=*/false).sums.mean();
   }
 
   /// Trains until `options.epochs()` epochs are finished, counting those before a resume, or the
@@ -161,6 +159,7 @@ class Trainer {
                 " of ", test.shard().count,
                 ", but must be all of them: the processes share them out themselves");
     steps_ = train.num_batches();
+    asked_to_stop_ = false;
     // The epoch's training was finished, by other processes of as many or fewer batches.
     if (step_ > 0 && step_ == resumed_steps_) {
       step_ = steps_;
@@ -226,7 +225,7 @@ class Trainer {
   /// Goes on from `checkpoint`: weights and their average, optimizer, gradient scaler, epoch,
   /// batch, metrics and random generators. The trainer's own settings stay. Throws `c10::Error`,
   /// and changes nothing, if the checkpoint is of another architecture, data set or optimizer,
-  /// listing every tensor that differs, or if it stands in the middle of an epoch with other
+  /// listing tensors that differ, or if it stands in the middle of an epoch with other
   /// batches. `path` is where it was read, for messages.
   void resume(const Checkpoint& checkpoint, const std::filesystem::path& path = {}) {
     check_resumable(checkpoint, learner_.module(), info_, options_);
@@ -272,8 +271,15 @@ class Trainer {
     result.epochs = options_.epochs();
     result.step = step_;
     result.steps = steps_;
-    result.learning_rate = schedule_.at(epoch_, std::min(step_, steps_ - 1), steps_);
+    result.learning_rate = rate_of(std::min(step_, steps_ - 1));
     return result;
+  }
+
+  /// The learning rate of batch `index`, counted from 0, of the present epoch. Schedules count the
+  /// optimizer's steps, each of one or more batches.
+  double rate_of(int64_t index) const {
+    const int64_t batches = options_.accumulate();
+    return schedule_.at(epoch_, index / batches, (steps_ + batches - 1) / batches);
   }
 
   /// What came of a test, of all processes.
@@ -282,7 +288,7 @@ class Trainer {
     bool complete = true;
   };
 
-  TestResult evaluate_at(const data::BatchSource& source, const Position& position) {
+  TestResult evaluate_at(const data::BatchSource& source, const Position& position, bool may_stop) {
     learner_.synchronize();
     const EmaScope average(learner_.module(), learner_.ema());
     const data::EveryNthBatch part(source, processes_.own_shard());
@@ -296,9 +302,9 @@ class Trainer {
                                       .log_interval(options_.log_interval())
                                       .precision(options_.precision())
                                       .channels_last(options_.channels_last())
-                                      .stop([this, &batches] {
+                                      .stop([this, may_stop, &batches] {
                                         ++batches;
-                                        return stop_ && stop_();
+                                        return may_stop && is_asked_to_stop();
                                       }),
                                   observers_, position);
     processes_.sum(result.sums);
@@ -309,7 +315,7 @@ class Trainer {
   /// The test after an epoch. If it fails, the epoch's training is not lost: a resume tests again.
   TestResult evaluate_or_save(const data::BatchSource& test) {
     try {
-      return evaluate_at(test, position());
+      return evaluate_at(test, position(), /*may_stop=*/true);
     } catch (...) {
       try {
         write_checkpoint("last.safetensors", checkpoint());
@@ -320,8 +326,14 @@ class Trainer {
     }
   }
 
+  /// Whether this process was asked to stop, now or before.
+  bool is_asked_to_stop() {
+    asked_to_stop_ = asked_to_stop_ || (stop_ && stop_());
+    return asked_to_stop_;
+  }
+
   /// Whether this process, or another, was asked to stop.
-  bool is_stopped() { return processes_.any(stop_ && stop_()); }
+  bool is_stopped() { return processes_.any(is_asked_to_stop()); }
 
   bool is_tested(int64_t epoch) const {
     return epoch % options_.eval_every() == 0 || epoch == options_.epochs();
@@ -344,21 +356,19 @@ class Trainer {
     const int64_t interval = options_.device().is_cpu() ? 1 : options_.log_interval();
     data::Prefetcher batches(source, epoch_, step_, options_.workers());
     std::vector<StepResult> pending;
-    bool asked = false;
     bool stopped = false;
     bool save = false;
     while (batches.has_next() && !stopped) {
       const auto in_group = step_ % options_.accumulate();
       const bool applied = in_group + 1 == options_.accumulate() || step_ + 1 == steps_;
       if (in_group == 0) {
-        where.learning_rate = schedule_.at(epoch_, step_, steps_);
+        where.learning_rate = rate_of(step_);
       }
       pending.push_back(options_.accumulate() == 1
                             ? learner_.step(batches.next(), where.learning_rate)
                             : part_of_step(batches.next(), where.learning_rate, in_group, applied));
       ++step_;
-      asked = is_stopped() || asked;
-      stopped = asked && applied;
+      stopped = is_stopped() && applied;
       save = save || (options_.checkpoint_steps() > 0 && step_ % options_.checkpoint_steps() == 0);
       const bool save_now = save && applied && !stopped;
       if (stopped || save_now || !batches.has_next() || step_ % interval == 0) {
@@ -419,9 +429,7 @@ class Trainer {
     EpochSummary summary;
     summary.epoch = epoch_ + 1;
     summary.epochs = options_.epochs();
-    // The last step's, which may be of several batches.
-    summary.learning_rate =
-        schedule_.at(epoch_, (steps_ - 1) / options_.accumulate() * options_.accumulate(), steps_);
+    summary.learning_rate = rate_of(steps_ - 1);
     summary.train = partial_.mean();
     summary.test = tested ? tested->mean() : Metrics::none();
     summary.best_accuracy = best_accuracy();
@@ -478,6 +486,7 @@ class Trainer {
   RunInfo info_;
   Observers observers_;
   std::function<bool()> stop_;
+  bool asked_to_stop_ = false;
   Processes processes_;
   int64_t epoch_ = 0;
   int64_t step_ = 0;
