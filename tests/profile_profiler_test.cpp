@@ -104,6 +104,37 @@ TEST(Profiler, SeesInsideReplacedLayers) {
   EXPECT_EQ(row_of(profile, "").own.flops, 32 * 64);
 }
 
+struct TypedImpl : torch::nn::Module {
+  torch::nn::Conv2d conv =
+      register_module("conv", torch::nn::Conv2d(torch::nn::Conv2dOptions(8, 8, 3).padding(1)));
+  torch::Tensor forward(const torch::Tensor& x) { return conv(x); }
+};
+TORCH_MODULE(Typed);
+
+TEST(Profiler, CountsWhatWasGraftedWholeToo) {
+  Typed net;
+  bsconv::graft(*net->conv, torch::nn::AnyModule(torch::nn::Conv2d(
+                                torch::nn::Conv2dOptions(8, 8, 3).padding(1).groups(4))));
+  const auto profile = bsconv::profile(net, torch::zeros({1, 8, 5, 5}));
+  EXPECT_EQ(profile.parameters(), bsconv::parameter_count(*net));
+  EXPECT_EQ(profile.parameters(), 8 * 2 * 9 + 8);
+  EXPECT_EQ(profile.flops(), (8 * 2 * 9 + 8) * 25);
+}
+
+struct OwnLinearImpl : torch::nn::LinearImpl {
+  using torch::nn::LinearImpl::LinearImpl;
+};
+TORCH_MODULE(OwnLinear);
+
+TEST(Profiler, ALinearLayerOfAnotherNameIsOne) {
+  torch::nn::Sequential plain(torch::nn::Linear(6, 4));
+  torch::nn::Sequential derived(OwnLinear(6, 4));
+  const auto x = torch::zeros({2, 6});
+  const auto expected = bsconv::profile(plain, x);
+  EXPECT_GT(expected.flops(), 0);
+  EXPECT_EQ(bsconv::profile(derived, x).flops(), expected.flops());
+}
+
 TEST(Profiler, LeavesTheModelAsItWas) {
   Plain net;
   net->train();

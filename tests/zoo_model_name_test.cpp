@@ -67,6 +67,8 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Values(
         Refused{"cifar_resnet21", "at '21': expected a depth of cifar_resnet: 20, 56",
                 "cifar_resnet20"},
+        Refused{"cifar_resnet020", "expected a depth of cifar_resnet: 20, 56", "cifar_resnet20"},
+        Refused{"cifar_wrn28_01", "at '_01': expected a widening factor", "cifar_wrn28_1"},
         Refused{"resnet20", "at '20': expected a depth of resnet: 10, 18", "resnet10"},
         Refused{"cifar_resnet", "at the end of the name: expected a depth", "cifar_resnet20"},
         Refused{"cifar_wrn28", "expected a widening factor: _K", "cifar_wrn28_1"},

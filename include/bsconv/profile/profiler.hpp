@@ -139,7 +139,7 @@ class ProfileObserver : public OperatorObserver, public CallObserver {
     ModuleCost cost;
     cost.operators = 1;
     // `torch::nn::Linear` runs as the product and the sum that it consists of.
-    const auto& costs = kinds_[owner] == "linear" ? complete_ : costs_;
+    const auto& costs = is_linear_[owner] ? complete_ : costs_;
     if (const auto flops = costs(call)) {
       cost.flops = *flops;
     } else {
@@ -207,11 +207,15 @@ class ProfileObserver : public OperatorObserver, public CallObserver {
     parents_.push_back(parent);
     const auto substitute = grafted_substitute(module);
     grafted_.push_back(substitute != nullptr);
-    if (substitute != nullptr) {
+    const auto children = module.children();
+    // One that is a child has a row of its own.
+    if (substitute != nullptr &&
+        std::find(children.begin(), children.end(), substitute) == children.end()) {
       index_.emplace(substitute.get(), row);
     }
     std::string name = lower(short_type(module));
     kinds_.push_back(name == "relu6" ? "hardtanh" : name);
+    is_linear_.push_back(dynamic_cast<const torch::nn::LinearImpl*>(&module) != nullptr);
     for (const auto& child : module.named_children()) {
       add_module(*child.value(), path.empty() ? child.key() : path + "." + child.key(), depth + 1,
                  row);
@@ -357,6 +361,7 @@ class ProfileObserver : public OperatorObserver, public CallObserver {
   std::vector<bool> grafted_;
   std::vector<torch::Tensor> views_;
   std::vector<std::string> kinds_;
+  std::vector<bool> is_linear_;
   std::vector<std::size_t> running_;
   std::vector<bool> used_;
   std::size_t cursor_ = 0;

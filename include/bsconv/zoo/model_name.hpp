@@ -207,8 +207,12 @@ class ModelNameParser {
     return true;
   }
 
-  // Positive, at most six digits: wider nets fit no machine, and products stay in range.
+  // Positive, without zeros in front, at most six digits: wider nets fit no machine, and products
+  // stay in range.
   bool number(int64_t& value) {
+    if (!rest_.empty() && rest_.front() == '0') {
+      return false;
+    }
     std::size_t digits = 0;
     int64_t read = 0;
     while (digits < rest_.size() && digits < 7 &&
@@ -216,7 +220,7 @@ class ModelNameParser {
       read = 10 * read + (rest_[digits] - '0');
       ++digits;
     }
-    if (digits == 0 || digits > 6 || read == 0) {
+    if (digits == 0 || digits > 6) {
       return false;
     }
     rest_.remove_prefix(digits);
