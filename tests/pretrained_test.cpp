@@ -138,7 +138,7 @@ TEST_F(PretrainedStore, RefusesWrongCards) {
   const auto text = read_file(card_path(card));
   const auto refused = [&](const std::string& changed) {
     write_file(card_path(card), changed);
-    return error_of([&] { ModelStore(directory.path()); });
+    return error_of([&] { ModelStore(directory.path()).card(tiny); });
   };
   EXPECT_THAT(refused(text.substr(0, text.size() / 2)), HasSubstr(".one.json': "));
   auto renamed = text;
@@ -147,7 +147,7 @@ TEST_F(PretrainedStore, RefusesWrongCards) {
   for (const char* weights : {"../a.safetensors", "", ".", "..", "/etc/passwd"}) {
     card.weights = weights;
     bsconv::write_model_card(card_path(card), card);
-    EXPECT_THAT(error_of([&] { ModelStore(directory.path()); }),
+    EXPECT_THAT(error_of([&] { ModelStore(directory.path()).card(card.name); }),
                 HasSubstr(std::string("weights must name a file beside it, got '") + weights));
   }
   for (const std::string number :
@@ -161,6 +161,24 @@ TEST_F(PretrainedStore, RefusesWrongCards) {
   card.hardware = "\xff";
   EXPECT_THAT(error_of([&] { bsconv::write_model_card(card_path(card), card); }),
               HasSubstr(card.name + "', key 'hardware': a text is not UTF-8"));
+}
+
+TEST_F(PretrainedStore, AForeignFileIsNobodyElsesProblem) {
+  add("one", 1);
+  write_file(directory / "index.json", "[1, 2]");
+  write_file(directory / (tiny + ".two.json"), "{");
+  const ModelStore store(directory.path());
+  EXPECT_EQ(store.card(tiny).name, tiny + ".one");
+  EXPECT_EQ(store.unreadable().size(), 2U);
+  EXPECT_THAT(store.unreadable().at("index"), HasSubstr("index.json', key 'name': "));
+  EXPECT_THAT(error_of([&] { (void)store.card(tiny + ".Two"); }), HasSubstr(".two.json': "));
+  // Nor is another model used where the first one's card is damaged.
+  write_file(directory / (tiny + ".a.json"), "{");
+  EXPECT_THAT(error_of([&] { (void)ModelStore(directory.path()).card(tiny); }),
+              HasSubstr(".a.json': "));
+  EXPECT_EQ(ModelStore(directory.path()).card(tiny + ".one").name, tiny + ".one");
+  std::filesystem::create_directory(directory / "folder.json");
+  EXPECT_THAT(ModelStore(directory.path()).unreadable().at("folder"), HasSubstr("cannot be read"));
 }
 
 TEST_F(PretrainedStore, ACardMayHaveNoTop5) {
@@ -183,6 +201,7 @@ TEST_F(PretrainedStore, IsFoundThroughTheEnvironment) {
 TEST(PretrainedModels, AreWhatTheirCardsSay) {
   const auto store = ModelStore::find();
   EXPECT_FALSE(store.cards().empty());
+  EXPECT_TRUE(store.unreadable().empty());
   const auto results = bsconv::plot::CsvTable::read(store.directory() / "results.csv");
   for (const auto& card : store.cards()) {
     SCOPED_TRACE(card.name);

@@ -2,11 +2,13 @@
 #pragma once
 
 #include <cstdint>
+#include <exception>
 #include <filesystem>
 #include <fstream>
 #include <limits>
 #include <map>
 #include <string>
+#include <system_error>
 #include <type_traits>
 #include <vector>
 
@@ -94,8 +96,12 @@ inline std::string card_text(const ModelCard& card) {
 /// Reads a card. Throws `c10::Error` with the path, and the key where there is one, if it can't be
 /// read, is no JSON, lacks something, or names a file of weights outside its folder.
 inline ModelCard read_model_card(const std::filesystem::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  TORCH_CHECK(file, "model card '", path.native(), "' cannot be read");
+  std::error_code error;
+  std::ifstream file;
+  if (std::filesystem::is_regular_file(path, error)) {
+    file.open(path, std::ios::binary);
+  }
+  TORCH_CHECK(file.is_open(), "model card '", path.native(), "' cannot be read");
   ModelCard card;
   const char* where = nullptr;
   const auto refuse = [&](const std::string& why) {
@@ -114,10 +120,10 @@ inline ModelCard read_model_card(const std::filesystem::path& path) {
       }
       member = detail::json_value<std::decay_t<decltype(member)>>(json.at(key));
     });
-  } catch (const nlohmann::json::exception& error) {
-    refuse(error.what());
-  } catch (const c10::Error& error) {
-    refuse(error.what_without_backtrace());
+  } catch (const c10::Error& problem) {
+    refuse(problem.what_without_backtrace());
+  } catch (const std::exception& problem) {
+    refuse(problem.what());
   }
   const std::filesystem::path weights = card.weights;
   TORCH_CHECK(

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <filesystem>
+#include <map>
 #include <string>
 #include <system_error>
 #include <utility>
@@ -22,8 +23,8 @@ namespace bsconv {
 /// A folder of trained models: for each a card, `NAME.json`, and the file of weights that it names.
 class ModelStore {
  public:
-  /// Reads all cards of `directory`. Throws `c10::Error` if there is no such directory, or with the
-  /// card that can't be read.
+  /// Reads all cards of `directory`; those that can't be read are `unreadable`. Throws `c10::Error`
+  /// if there is no such directory.
   explicit ModelStore(std::filesystem::path directory) : directory_(std::move(directory)) {
     std::error_code error;
     std::filesystem::directory_iterator entries(directory_, error);
@@ -31,7 +32,11 @@ class ModelStore {
                 "' cannot be read: ", error.message());
     for (const auto& entry : entries) {
       if (entry.path().extension() == ".json") {
-        cards_.push_back(read_model_card(entry.path()));
+        try {
+          cards_.push_back(read_model_card(entry.path()));
+        } catch (const c10::Error& problem) {
+          unreadable_.emplace(entry.path().stem().native(), problem.what_without_backtrace());
+        }
       }
     }
     std::sort(cards_.begin(), cards_.end(),
@@ -72,19 +77,31 @@ class ModelStore {
   /// The cards, by name.
   const std::vector<ModelCard>& cards() const noexcept { return cards_; }
 
+  /// Why the files that end as cards do and can't be read as such can't be, by name.
+  const std::map<std::string, std::string>& unreadable() const noexcept { return unreadable_; }
+
   /// The folder.
   const std::filesystem::path& directory() const noexcept { return directory_; }
 
   /// The card called `name`, or the first of those of the architecture `name`. Throws
-  /// `c10::ValueError` with the nearest name if there is none.
+  /// `c10::ValueError` with the nearest name if there is none, and `c10::Error` with the reason if
+  /// it can't be read.
   const ModelCard& card(const std::string& name) const {
     const auto key = detail::lower(name);
     std::vector<std::string> names;
     for (const auto& card : cards_) {
-      if (detail::lower(card.name) == key || detail::lower(card.architecture) == key) {
+      if (detail::lower(card.name) == key) {
+        return card;
+      }
+      if (detail::lower(card.architecture) == key) {
+        check_is_first(key, card.name);
         return card;
       }
       names.push_back(card.name);
+    }
+    for (const auto& [file, reason] : unreadable_) {
+      TORCH_CHECK(detail::lower(file) != key && detail::lower(file).rfind(key + ".", 0) != 0,
+                  reason);
     }
     TORCH_CHECK_VALUE(!names.empty(), "trained models: there are none in '", directory_.native(),
                       "'");
@@ -104,8 +121,16 @@ class ModelStore {
   }
 
  private:
+  // Another model would take the place of one whose card is damaged.
+  void check_is_first(const std::string& architecture, const std::string& name) const {
+    for (const auto& [file, reason] : unreadable_) {
+      TORCH_CHECK(file >= name || detail::lower(file).rfind(architecture + ".", 0) != 0, reason);
+    }
+  }
+
   std::filesystem::path directory_;
   std::vector<ModelCard> cards_;
+  std::map<std::string, std::string> unreadable_;
 };
 
 }  // namespace bsconv
