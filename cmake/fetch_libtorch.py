@@ -8,6 +8,7 @@ The wheel is a full LibTorch. Without --cuda only the two CUDA libraries that li
 needs come with it. A folder is complete once it has its final name.
 """
 import argparse
+import os
 import pathlib
 import re
 import shutil
@@ -33,9 +34,11 @@ def pip_command(cache):
 
 
 def install(pip, target, *requirements):
-    command = pip + ["install", "--quiet", "--no-warn-script-location", "--root-user-action=ignore",
+    command = pip + ["install", "--quiet", "--no-warn-script-location",
                      "--disable-pip-version-check", "--target", str(target), *requirements]
-    done = subprocess.run(command, capture_output=True, text=True)
+    # A flag of that name came with pip 22.1.
+    environment = {**os.environ, "PIP_ROOT_USER_ACTION": "ignore"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode != 0:
         sys.exit(f"{' '.join(command)}\n{done.stderr}")
 
