@@ -2,8 +2,10 @@
 // What the real program says of models: their cost, what they are worth, what they see.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <torch/version.h>
 #include <bsconv/data/digits.hpp>
 #include <bsconv/plot/csv_table.hpp>
+#include <bsconv/version.hpp>
 
 #include <algorithm>
 #include <cstdint>
@@ -85,6 +87,10 @@ TEST_F(CliModels, KnowsDigits) {
   for (int64_t i = 0; i < count; ++i) {
     std::string file;
     std::string answer;
+    if (i == 0) {
+      std::getline(lines, file);
+      EXPECT_EQ(file, "model cifar_resnet20_bsconvu.digits");
+    }
     std::getline(lines, file);
     std::getline(lines, answer);
     const auto label = static_cast<std::size_t>(digits.labels()[i].item<int64_t>());
@@ -124,12 +130,28 @@ TEST_F(CliModels, MakesATrainedModelOfARun) {
   ASSERT_EQ(packaged.code, 0) << packaged.output;
   EXPECT_THAT(packaged.output, HasSubstr("1 lines of '"));
 
+  const std::vector<std::string> same_name = {"package",      "--checkpoint", path("run"), "--out",
+                                              path("models"), "--tag",        "V2"};
+  const auto card_file = directory / ("models/" + tiny + ".V2.json");
+  const auto kept = read_file(card_file);
+  const auto again = run(same_name);
+  EXPECT_EQ(again.code, 2);
+  EXPECT_THAT(again.output,
+              HasSubstr("models' already has a trained model " + tiny + ".V2; --tag"));
+  EXPECT_EQ(read_file(card_file), kept);
+  auto overwriting = same_name;
+  overwriting.insert(overwriting.end(), {"--overwrite", "--hardware", "a machine"});
+  EXPECT_EQ(run(overwriting).code, 0);
+  EXPECT_EQ(nlohmann::json::parse(read_file(card_file)).at("sha256"),
+            nlohmann::json::parse(kept).at("sha256"));
+
   const auto metrics = bsconv::plot::CsvTable::read(directory / "run/metrics.csv");
   EXPECT_EQ(read_file(directory / "run/metrics.csv"),
             read_file(directory / ("models/" + tiny + ".V2.csv")));
   const double top1 = 100 * metrics.numbers("test_top1").back();
   const auto card = nlohmann::json::parse(read_file(directory / ("models/" + tiny + ".V2.json")));
   EXPECT_NEAR(card.at("top1").get<double>(), top1, 1e-6);
+  EXPECT_LE(card.at("top1").dump().size(), std::string("12.345678").size());
   EXPECT_EQ(card.at("hardware"), "a machine");
   EXPECT_EQ(card.at("settings").at("seed"), "3");
   EXPECT_EQ(card.at("epoch"), 2);
@@ -166,6 +188,84 @@ TEST_F(CliModels, AnArgumentIsNoSecondCommand) {
   EXPECT_FALSE(std::filesystem::exists(process.directory() / "runs"));
 }
 
+TEST_F(CliModels, TellsItsVersion) {
+  const auto result = run({"--version"});
+  EXPECT_EQ(result.code, 0);
+  EXPECT_EQ(result.output,
+            std::string("bsconv ") + bsconv::version + " on LibTorch " + TORCH_VERSION + "\n");
+}
+
+TEST_F(CliModels, WritesJson) {
+  const std::string name = "cifar_resnet20_bsconvu.digits";
+  const auto names =
+      nlohmann::json::parse(run({"models", "cifar_resnet20", "--format", "json"}).output);
+  EXPECT_EQ(names, nlohmann::json::array({"cifar_resnet20"}));
+  const auto cards =
+      nlohmann::json::parse(run({"models", name, "--pretrained", "--format", "json"}).output);
+  ASSERT_EQ(cards.size(), 1U);
+  EXPECT_EQ(cards.at(0).at("name"), name);
+  EXPECT_NEAR(cards.at(0).at("top1").get<double>(), 98.61, 0.005);
+  EXPECT_TRUE(std::filesystem::exists(cards.at(0).at("weights").get<std::string>()));
+
+  const auto evaluated = run({"evaluate", "--pretrained", name, "--format", "json"});
+  ASSERT_EQ(evaluated.code, 0) << evaluated.output;
+  // The progress before it is on standard error, which is in the same file here.
+  const auto row =
+      nlohmann::json::parse(evaluated.output.substr(evaluated.output.rfind("{\"model")));
+  EXPECT_EQ(row.at("model"), name);
+  EXPECT_EQ(row.at("images"), 359);
+  EXPECT_NEAR(row.at("top1").get<double>(), 98.61, 0.005);
+
+  write_file(directory / "a.pgm", "P5 2 1 255\n\x10\x20");
+  const auto predicted =
+      run({"predict", "--model", name, "--top", "2", "--format", "json", path("a.pgm")});
+  ASSERT_EQ(predicted.code, 0) << predicted.output;
+  const auto prediction = nlohmann::json::parse(predicted.output);
+  EXPECT_EQ(prediction.at("image"), path("a.pgm"));
+  EXPECT_EQ(prediction.at("model"), name);
+  const auto& classes = prediction.at("classes");
+  ASSERT_EQ(classes.size(), 2U);
+  EXPECT_GE(classes.at(0).at("probability").get<double>(),
+            classes.at(1).at("probability").get<double>());
+}
+
+TEST_F(CliModels, ADamagedCardIsItsOwnProblem) {
+  write_file(directory / "models/index.json", "{}");
+  const Environment here = {{"BSCONV_MODELS", path("models")}};
+  const auto listed = run_with(here, {"models", "--pretrained"});
+  EXPECT_EQ(listed.code, 1);
+  EXPECT_THAT(listed.output,
+              HasSubstr("bsconv: warning: model card '" + path("models/index.json")));
+  EXPECT_THAT(listed.output, HasSubstr("no trained model in '"));
+}
+
+TEST_F(CliModels, OptionsAreChecked) {
+  const struct {
+    std::vector<std::string> arguments;
+    std::string message;
+  } cases[] = {
+      {{"bench", "cifar_resnet20", "--batch", "99999999999999999999"},
+       "--batch: must be a whole number from 1 to 1048576, got '99999999999999999999'"},
+      {{"bench", "cifar_resnet20", "--seconds", "nan"},
+       "--seconds: must be a number from 0.001 to 3600, got 'nan'"},
+      {{"predict", "a.png", "--top", "0"}, "--top: must be a whole number from 1 on, got '0'"},
+      {{"predict", "a.png", "--model", ""}, "--pretrained: must not be empty"},
+      {{"train", "--resume", ""}, "--resume: must not be empty"},
+      {{"train", "--nesterov=foo"}, "--nesterov"},
+      {{"train", "--no-nesterov=false"}, "--no-nesterov takes no value"},
+      {{"train", "--out=", "--nesterov"}, "--out: must not be empty"},
+      {{"bench", "cifar_resnet20", "--batch", "0x10"}, "--batch: must be a whole number"},
+      {{"evaluate", "--pretrained", "cifar_resnet20_bsconv"}, "there is none called"},
+      {{"profile", "--input", "32x32"}, "name is required"},
+  };
+  for (const auto& item : cases) {
+    const auto result = run(item.arguments);
+    EXPECT_EQ(result.code, 2) << result.output;
+    EXPECT_THAT(result.output, HasSubstr(item.message));
+  }
+  EXPECT_EQ(run({"profile", "--input", "32x32", "cifar_resnet20", "--depth", "0"}).code, 0);
+}
+
 TEST_F(CliModels, OptionsThatWouldDoNothingAreRefused) {
   const struct {
     std::vector<std::string> arguments;
@@ -173,7 +273,16 @@ TEST_F(CliModels, OptionsThatWouldDoNothingAreRefused) {
   } cases[] = {
       {{"profile", "cifar_resnet20", "--format", "json", "--depth", "1"}, "for the other formats"},
       {{"bench", "cifar_resnet20", "--steps", "--format", "json"}, "--steps is for"},
-      {{"plot", "-o", path("a.svg"), "runs/a", "runs/b"}, "got 'runs/a'; runs stand before it"},
+      {{"profile", "cifar_resnet20", "--format", "csv", "--human"}, "--human is for people"},
+      {{"plot", "runs/a", "-o", "runs/b"}, "names that end in .svg or .png, got 'runs/b'"},
+      {{"plot", "runs/a", "-o", path("a.svg"), "--scale", "3"}, "--scale is for PNG files"},
+      {{"plot", path("."), "--tables", "*"}, "--tables is for a table of results"},
+      {{"convert", "cifar_resnet20_bsconvu.digits", path("a.pth"), "--opset", "18"},
+       "--opset is for .onnx"},
+      {{"convert", "cifar_resnet20_bsconvu.digits", path("a.pth"), "--key", "state_dict"},
+       "--key is for PyTorch's files"},
+      {{"inspect", "cifar_resnet20_bsconvu.digits", "--key", "state_dict"},
+       "--key is for PyTorch's files"},
       {{"replace", "cifar_resnet20", "--weights", "x", "--by", "bsconvu", "--data-root", "y",
         "--out", path("a.pth")},
        "are for --initialization data, got svd"},

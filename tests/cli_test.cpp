@@ -127,6 +127,18 @@ TEST_F(Cli, ConvertsAndInspectsWeights) {
   EXPECT_EQ(json.at("format"), "safetensors");
   EXPECT_EQ(json.at("tensors").at(0).at("name"), "conv.weight");
   EXPECT_EQ(json.at("tensors").at(0).at("shape"), (std::vector<int64_t>{2, 2, 1, 1}));
+  const auto nowhere = run({"convert", made, back, "--strip", "module."});
+  EXPECT_EQ(nowhere.code, 1);
+  EXPECT_THAT(nowhere.output, HasSubstr("--strip: no name begins with 'module.'"));
+  EXPECT_EQ(run({"convert", made, back, "--rename", "module.=x."}).code, 1);
+  const auto label = run({"convert", made, back, "--architecture", "cifar_resnet20"});
+  EXPECT_EQ(label.code, 1);
+  EXPECT_THAT(label.output, HasSubstr("a.safetensors: there is no '"));
+  const auto missing = run({"inspect", "cifar_resnet20.pth"});
+  EXPECT_EQ(missing.code, 1);
+  EXPECT_THAT(missing.output, HasSubstr("'cifar_resnet20.pth' does not exist"));
+  const auto trained = run({"inspect", "cifar_resnet20_bsconvu.digits"});
+  EXPECT_THAT(trained.output, HasSubstr("metadata name: cifar_resnet20_bsconvu.digits\n"));
   const auto refused = run({"inspect", golden + "evil.pth"});
   EXPECT_EQ(refused.code, 1);
   EXPECT_THAT(refused.output, HasSubstr("posix.system"));
@@ -175,6 +187,15 @@ TEST_F(Cli, ConvertsToOnnxAndFolds) {
   bsconv::weights::load_state_dict(*small, bsconv::weights::load_weights(folded).tensors);
   EXPECT_TRUE(torch::allclose(small->forward(x), expected, 1e-3, 1e-4));
   EXPECT_LT(bsconv::parameter_count(*small), bsconv::parameter_count(*model));
+  const auto kept = (directory / "b.safetensors").native();
+  ASSERT_EQ(run({"convert", weights, kept, "--architecture", name, "--fold"}).code, 0);
+  const auto again = run({"convert", kept, onnx});
+  EXPECT_EQ(again.code, 1);
+  EXPECT_THAT(again.output, HasSubstr("b.safetensors' fits no model of the zoo as it is: batch "));
+  const auto other = run({"convert", weights, kept, "--architecture", "cifar_resnet20_bsconvu"});
+  EXPECT_EQ(other.code, 1);
+  EXPECT_THAT(other.output, HasSubstr("a.safetensors' is not of a cifar_resnet20_bsconvu:\n"));
+  EXPECT_LT(std::count(other.output.begin(), other.output.end(), '\n'), 40);
 
   EXPECT_EQ(run({"convert", weights, onnx}).code, 2);
   EXPECT_EQ(run({"convert", weights, onnx, "--architecture", "cifar_resnet21"}).code, 2);
@@ -252,6 +273,12 @@ TEST_F(Cli, ReplacesBySampleImages) {
   EXPECT_THAT(sums.output, HasSubstr("bsconv::BSConvSum(terms="));
   EXPECT_THAT(sums.output, HasSubstr("the weights of a cifar_resnet20 with these replacements"));
   EXPECT_EQ(bsconv::weights::load_weights(out).metadata.at("architecture"), "cifar_resnet20");
+  const auto none = run({"replace", "cifar_resnet20", "--weights", weights, "--by", "bsconvu",
+                         "--out", out, "--min-explained-variance", "1"});
+  EXPECT_EQ(none.code, 0) << none.output;
+  EXPECT_THAT(none.output,
+              HasSubstr("of a cifar_resnet20 to " + out + ". Nothing was replaced.\n"));
+  EXPECT_THAT(none.output, Not(HasSubstr("train it on")));
 }
 
 TEST_F(Cli, WrongArgumentsExitWithTwo) {

@@ -96,6 +96,59 @@ TEST_F(CliTrain, TakesAFileOfSettingsAndWritesOneThatGivesTheSameRun) {
   EXPECT_THAT(own.output, HasSubstr("epoch 1, on 359 test images"));
 }
 
+TEST_F(CliTrain, GoesOnFromAnyDirectoryWithTheSettingsOfAFolder) {
+  std::filesystem::create_directory(directory / "data");
+  const auto start = "cd '" + directory.path().native() + "' && '" + bsconv_test::program() +
+                     "' train --architecture " + tiny +
+                     " --epochs 1 --data-root data --out run >/dev/null 2>&1";
+  ASSERT_EQ(std::system(start.c_str()), 0);
+  EXPECT_THAT(read_file(directory / "run/settings.toml"),
+              HasSubstr("data_root = \"" + path("data") + "\"\n"));
+  EXPECT_EQ(run({"train", "--resume", path("run"), "--epochs", "2"}).code, 0);
+  // The same settings again, of a folder as elsewhere.
+  const auto plan = run({"train", "--config", path("run"), "--dry-run"});
+  EXPECT_EQ(plan.code, 0) << plan.output;
+  EXPECT_THAT(plan.output, HasSubstr("architecture   " + tiny + "\n"));
+  const auto empty = run({"train", "--config", directory.path().native(), "--dry-run"});
+  EXPECT_EQ(empty.code, 2);
+  EXPECT_THAT(empty.output, HasSubstr("settings.toml'"));
+}
+
+TEST_F(CliTrain, TheLastFlagCounts) {
+  const auto nesterov = [](const std::vector<std::string>& flags) {
+    std::vector<std::string> arguments = {"train", "--architecture", tiny, "--dry-run"};
+    arguments.insert(arguments.end(), flags.begin(), flags.end());
+    const auto result = run(arguments);
+    EXPECT_EQ(result.code, 0) << result.output;
+    return result.output.find("nesterov                  true\n") != std::string::npos;
+  };
+  EXPECT_TRUE(nesterov({"--no-nesterov", "--nesterov"}));
+  EXPECT_FALSE(nesterov({"--nesterov", "--no-nesterov"}));
+}
+
+TEST_F(CliTrain, AClosedTerminalOrPipeEndsItWithACheckpoint) {
+  const std::vector<std::string> flags = {"train", "--architecture", tiny,        "--epochs",
+                                          "500",   "--out",          path("hung")};
+  const Process process(flags);
+  process.wait_for("epoch 1/500");
+  process.send(SIGHUP);
+  EXPECT_EQ(process.wait().code, 130);
+  EXPECT_TRUE(std::filesystem::exists(directory / "hung/last.safetensors"));
+
+  const auto piped = "'" + bsconv_test::program() + "' train --architecture " + tiny +
+                     " --epochs 500 --out '" + path("piped") + "' 2>'" + path("error") +
+                     "' | head -n 1 >/dev/null";
+  ASSERT_EQ(std::system(piped.c_str()), 0);
+  EXPECT_THAT(read_file(directory / "error"), HasSubstr("interrupted; go on with"));
+  EXPECT_TRUE(std::filesystem::exists(directory / "piped/last.safetensors"));
+
+  // A disk that is full of something else loses what is printed, but not the training.
+  const auto full = "'" + bsconv_test::program() + "' train --architecture " + tiny +
+                    " --epochs 1 --out '" + path("full") + "' 2>'" + path("error") + "' >/dev/full";
+  EXPECT_EQ(WEXITSTATUS(std::system(full.c_str())), 1);
+  EXPECT_EQ(load_checkpoint(directory / "full/last.safetensors").epoch, 1);
+}
+
 TEST_F(CliTrain, AWrongSettingNamesTheFileTheLineAndTheNearest) {
   write_file(directory / "recipe.toml", "epochs = 1\nlearning_rte = 0.1\n");
   const auto name = run({"train", "--config", path("recipe.toml")});

@@ -273,6 +273,19 @@ TEST(ExportOnnx, AShapeThatIsTheSameOnlyForTheExampleIsWritten) {
   EXPECT_THAT(types_of(written(model, torch::zeros({1, 1, 5, 5}))), ElementsAre("Relu", "Reshape"));
 }
 
+TEST(ExportOnnx, AMeanOfAllKeepsItsDimensionsWhereAsked) {
+  for (const bool keep : {true, false}) {
+    bsconv::Layer model = Function(
+        [keep](const torch::Tensor& x) { return x.mean(at::OptionalIntArrayRef(), keep); });
+    model->eval();
+    const auto file =
+        written(model, torch::zeros({1, 2, 3, 3}), OnnxExportOptions().dynamic_batch(false));
+    ASSERT_THAT(types_of(file), ElementsAre("ReduceMean"));
+    EXPECT_EQ(std::get<int64_t>(file.nodes[0].attributes.at("keepdims")), keep ? 1 : 0);
+    EXPECT_EQ(file.outputs[0].sizes.size(), keep ? 4U : 0U);
+  }
+}
+
 TEST(ExportOnnx, RefusesWrongArguments) {
   bsconv::Layer model = Function([](const torch::Tensor& x) { return torch::relu(x); });
   const auto x = torch::zeros({1, 3});

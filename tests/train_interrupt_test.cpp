@@ -13,7 +13,7 @@ namespace {
 using bsconv::train::InterruptGuard;
 
 TEST(TrainInterrupt, TheFirstSignalOnlySetsAFlag) {
-  for (const int signal : {SIGINT, SIGTERM}) {
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
     const InterruptGuard guard;
     EXPECT_FALSE(InterruptGuard::requested());
     std::raise(signal);

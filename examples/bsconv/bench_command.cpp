@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "bench_training.hpp"
+#include "checks.hpp"
 #include "commands.hpp"
 #include "common.hpp"
 #include "timing.hpp"
@@ -185,14 +186,14 @@ void add_bench_command(CLI::App& app) {
   command->add_option("names", arguments->names, "The models, such as cifar_resnet20_bsconvu")
       ->required();
   command->add_option("--batch", arguments->batch, "Images in a batch")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
+      ->transform(whole_number(1, 1 << 20))
       ->capture_default_str();
   command->add_option("--threads", arguments->threads, "Threads [LibTorch's default]")
-      ->check(CLI::Range(1, 1024));
+      ->transform(whole_number(1, 1024));
   command
       ->add_option("--classes", arguments->classes,
                    "The number of classes [100 for CIFAR models, else 1000]")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 24));
+      ->transform(whole_number(1, 1 << 24));
   command
       ->add_option("--dtype", arguments->dtype,
                    "The type of the numbers; on the CPU f32, or bf16 with AVX512-BF16")
@@ -202,7 +203,7 @@ void add_bench_command(CLI::App& app) {
   command->add_option("--kernels", arguments->kernels,
                       "avx512, avx2 or baseline, neon on ARM [the fastest]");
   command->add_option("--seconds", arguments->seconds, "Time each way at least this long")
-      ->check(CLI::Range(0.001, 3600.0))
+      ->transform(number(0.001, 3600))
       ->capture_default_str();
   command->add_option("--format", arguments->format, "The output's format")
       ->check(CLI::IsMember({"table", "json"}))

@@ -2,11 +2,13 @@
 #include "common.hpp"
 
 #include <torch/cuda.h>
+#include <bsconv/pretrained/classifier.hpp>
 #include <bsconv/pretrained/model_store.hpp>
 #include <bsconv/train/checkpoint.hpp>
 #include <bsconv/weights/state_dict.hpp>
 #include <bsconv/zoo.hpp>
 
+#include <set>
 #include <system_error>
 
 namespace bsconv_program {
@@ -52,33 +54,69 @@ int64_t input_size(const std::string& architecture) {
 
 namespace {
 
-// Whether `text` could be the name of a trained model: of the zoo, with or without a training.
-bool is_trained_name(const std::string& text) {
-  return bsconv::try_parse_model_name(text.substr(0, text.find('.'))).has_value();
+// Whether `path` is no file and could be the name of a trained model: of the zoo, with or without
+// what it was trained on.
+bool is_trained_name(const std::filesystem::path& path) {
+  static const std::set<std::string> endings = {".safetensors", ".pth", ".pt", ".bin", ".onnx"};
+  std::error_code error;
+  const auto text = path.native();
+  return !std::filesystem::exists(path, error) && endings.count(path.extension().native()) == 0 &&
+         bsconv::try_parse_model_name(text.substr(0, text.find('.'))).has_value();
 }
 
 }  // namespace
 
+std::filesystem::path find_weight_file(const std::filesystem::path& path) {
+  if (is_trained_name(path)) {
+    const auto store = bsconv::ModelStore::find();
+    return store.directory() / store.card(path.native()).weights;
+  }
+  return in_directory(path, "best.safetensors");
+}
+
 bsconv::weights::WeightFile load_model_weights(const std::filesystem::path& path,
                                                const std::string& key) {
-  std::error_code error;
-  if (!std::filesystem::exists(path, error) && is_trained_name(path.native())) {
+  bsconv::weights::WeightFile file;
+  if (is_trained_name(path)) {
     const auto store = bsconv::ModelStore::find();
     const auto& card = store.card(path.native());
-    bsconv::weights::WeightFile file;
     file.tensors = store.load_weights(card);
     file.metadata = {{"architecture", card.architecture}, {"dataset", card.dataset}};
-    return file;
+  } else {
+    const auto found = find_weight_file(path);
+    file = bsconv::weights::load_weights(found, bsconv::weights::PthOptions().key(key));
+    if (bsconv::train::is_checkpoint(file.metadata)) {
+      const auto checkpoint = bsconv::train::load_checkpoint(found);
+      file.tensors = checkpoint.inference_model();
+      file.metadata = {{"architecture", checkpoint.info.architecture},
+                       {"dataset", checkpoint.info.dataset}};
+    }
   }
-  const auto found = in_directory(path, "best.safetensors");
-  auto file = bsconv::weights::load_weights(found, bsconv::weights::PthOptions().key(key));
-  if (bsconv::train::is_checkpoint(file.metadata)) {
-    const auto checkpoint = bsconv::train::load_checkpoint(found);
-    file.tensors = checkpoint.inference_model();
-    file.metadata = {{"architecture", checkpoint.info.architecture},
-                     {"dataset", checkpoint.info.dataset}};
+  if (!key.empty() && file.format != bsconv::weights::WeightFormat::pth) {
+    throw UsageError("--key is for PyTorch's files, which '" + path.native() + "' is not");
   }
   return file;
+}
+
+void check_is_unchanged_model(const bsconv::weights::WeightFile& file,
+                              const std::filesystem::path& path) {
+  const auto check = [&](const char* key, const char* change) {
+    TORCH_CHECK(file.metadata.count(key) == 0, "'", path.native(),
+                "' fits no model of the zoo as it is: ", change,
+                "; a program can read it into a model that it has changed in the same way");
+  };
+  check("folded", "batch normalizations of its layers are folded into convolutions");
+  check("replacement", "layers of it are replaced by others than the name's");
+}
+
+bsconv::Layer make_model(const std::string& architecture, const bsconv::weights::WeightFile& file,
+                         const std::filesystem::path& path) {
+  check_is_unchanged_model(file, path);
+  auto model = make_model(architecture, bsconv::num_classes_of(file.tensors, path.native()),
+                          bsconv::in_channels_of(file.tensors, path.native()));
+  bsconv::weights::load_state_dict(*model, file.tensors);
+  model->eval();
+  return model;
 }
 
 std::filesystem::path in_directory(const std::filesystem::path& path, const char* file_name) {

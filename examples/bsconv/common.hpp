@@ -38,12 +38,26 @@ bsconv::Layer make_model(const std::string& architecture, int64_t num_classes, i
 /// The side of the square images that a model of the zoo takes.
 int64_t input_size(const std::string& architecture);
 
-/// What a weight file holds; of a checkpoint, only the model, with the moving average of its
-/// weights where there is one. The folder of a run stands for its best checkpoint. Where there is
-/// no such file, `path` may name a trained model that comes with the library. `key` tells where the
-/// tensors of a PyTorch checkpoint are.
+/// The weight file that `path` stands for: the best checkpoint of a run's folder, and where there
+/// is nothing at `path`, which then is the name of a trained model that comes with the library, its
+/// file.
+std::filesystem::path find_weight_file(const std::filesystem::path& path);
+
+/// What the weight file that `path` stands for holds; of a checkpoint, only the model, with the
+/// moving average of its weights where there is one. `key` tells where the tensors of a PyTorch
+/// checkpoint are; for another file it is a `UsageError`.
 bsconv::weights::WeightFile load_model_weights(const std::filesystem::path& path,
                                                const std::string& key = "");
+
+/// Throws if `file`, read from `path`, is of a model that was changed beyond its name: then no
+/// model of the zoo has these tensors.
+void check_is_unchanged_model(const bsconv::weights::WeightFile& file,
+                              const std::filesystem::path& path);
+
+/// The model called `architecture` with the weights of `file`, read from `path`, in evaluation
+/// mode.
+bsconv::Layer make_model(const std::string& architecture, const bsconv::weights::WeightFile& file,
+                         const std::filesystem::path& path);
 
 /// `path` itself, or its `file_name` if it is a directory.
 std::filesystem::path in_directory(const std::filesystem::path& path, const char* file_name);

@@ -15,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "checks.hpp"
 #include "commands.hpp"
 #include "common.hpp"
 
@@ -32,8 +33,24 @@ struct ConvertArguments {
   std::vector<std::string> rename;
   std::string architecture;
   bool fold = false;
-  int64_t opset = 17;
+  int64_t opset = 0;
 };
+
+// Throws unless a name begins with `prefix`, which `flag` wants to change.
+void check_some_begin_with(const StateDict& state, const std::string& prefix, const char* flag) {
+  const auto begins = [&](const auto& item) { return item.key().rfind(prefix, 0) == 0; };
+  TORCH_CHECK(std::any_of(state.begin(), state.end(), begins), flag, ": no name begins with '",
+              prefix, "'; 'bsconv inspect' lists the names",
+              state.is_empty() ? "" : ", the first is '" + state.front().key() + "'");
+}
+
+StateDict stripped(StateDict state, const std::vector<std::string>& prefixes) {
+  for (const auto& prefix : prefixes) {
+    check_some_begin_with(state, prefix, "--strip");
+    state = bsconv::weights::strip_prefix(state, prefix);
+  }
+  return state;
+}
 
 StateDict renamed(StateDict state, const std::vector<std::string>& rules) {
   for (const auto& rule : rules) {
@@ -43,6 +60,7 @@ StateDict renamed(StateDict state, const std::vector<std::string>& rules) {
     }
     const auto from = rule.substr(0, split);
     const auto to = rule.substr(split + 1);
+    check_some_begin_with(state, from, "--rename");
     state = bsconv::weights::rename_keys(state, [&](const std::string& name) {
       return name.compare(0, from.size(), from) == 0 ? to + name.substr(from.size()) : name;
     });
@@ -64,20 +82,23 @@ std::string architecture_of(const ConvertArguments& arguments,
   return kept->second;
 }
 
-// The model of that name with these weights.
-bsconv::Layer model_of(const std::string& architecture, const ConvertArguments& arguments,
-                       const StateDict& tensors) {
+// Throws unless the tensors, of whatever type, are those of the model that they are said to be of:
+// a label that does not fit misleads whoever reads it.
+void check_label(const ConvertArguments& arguments, const bsconv::weights::WeightFile& file) {
+  check_is_unchanged_model(file, arguments.from);
   const auto origin = arguments.from.native();
-  auto model = make_model(architecture, bsconv::num_classes_of(tensors, origin),
-                          bsconv::in_channels_of(tensors, origin));
-  bsconv::weights::load_state_dict(*model, tensors);
-  model->eval();
-  return model;
+  const auto model =
+      make_model(arguments.architecture, bsconv::num_classes_of(file.tensors, origin),
+                 bsconv::in_channels_of(file.tensors, origin));
+  auto difference = bsconv::weights::compare_state_dict(*model, file.tensors);
+  difference.dtypes.clear();
+  TORCH_CHECK(difference.empty(), "--architecture: '", origin, "' is not of a ",
+              arguments.architecture, ":\n", difference.to_string());
 }
 
 void export_model(const ConvertArguments& arguments, const bsconv::weights::WeightFile& file) {
   const auto architecture = architecture_of(arguments, file);
-  const auto model = model_of(architecture, arguments, file.tensors);
+  const auto model = make_model(architecture, file, arguments.from);
   auto metadata = bsconv::OnnxExportOptions::Metadata(file.metadata.begin(), file.metadata.end());
   metadata.erase(std::remove_if(metadata.begin(), metadata.end(),
                                 [](const auto& item) { return item.first == "architecture"; }),
@@ -88,7 +109,7 @@ void export_model(const ConvertArguments& arguments, const bsconv::weights::Weig
       torch::zeros({1, bsconv::in_channels_of(file.tensors, arguments.from.native()), side, side});
   const auto written = bsconv::export_onnx(model, example, arguments.to,
                                            bsconv::OnnxExportOptions()
-                                               .opset(arguments.opset)
+                                               .opset(arguments.opset > 0 ? arguments.opset : 17)
                                                .fold_batch_norms(arguments.fold)
                                                .model_name(architecture)
                                                .metadata(metadata));
@@ -100,11 +121,12 @@ void convert(const ConvertArguments& arguments) {
   const bool to_onnx = arguments.to.extension() == ".onnx";
   if (!to_onnx) {
     bsconv::weights::format_of_name(arguments.to);
+    if (arguments.opset > 0) {
+      throw UsageError("--opset is for .onnx, got '" + arguments.to.native() + "'");
+    }
   }
   auto file = load_model_weights(arguments.from, arguments.key);
-  for (const auto& prefix : arguments.strip) {
-    file.tensors = bsconv::weights::strip_prefix(file.tensors, prefix);
-  }
+  file.tensors = stripped(std::move(file.tensors), arguments.strip);
   file.tensors = renamed(std::move(file.tensors), arguments.rename);
   if (to_onnx) {
     export_model(arguments, file);
@@ -112,7 +134,7 @@ void convert(const ConvertArguments& arguments) {
   }
   if (arguments.fold) {
     const auto architecture = architecture_of(arguments, file);
-    auto model = model_of(architecture, arguments, file.tensors);
+    auto model = make_model(architecture, file, arguments.from);
     const auto layers = bsconv::fuse(*model);
     TORCH_CHECK(layers > 0, "convert: --fold folds what is inside BSConv layers, and '",
                 architecture,
@@ -122,7 +144,9 @@ void convert(const ConvertArguments& arguments) {
     std::cout << "Folded the batch normalizations of " << layers << " layers\n";
   }
   if (!arguments.architecture.empty()) {
-    (void)input_size(arguments.architecture);
+    if (!arguments.fold) {
+      check_label(arguments, file);
+    }
     file.metadata["architecture"] = arguments.architecture;
   }
   bsconv::weights::save_weights(arguments.to, file.tensors, file.metadata);
@@ -146,18 +170,24 @@ void add_convert_command(CLI::App& app) {
       ->required();
   command->add_option("--key", arguments->key,
                       "Where a checkpoint's tensors are, such as model_state_dict [found]");
-  command->add_option("--strip", arguments->strip, "A prefix to strip off names, such as module.");
-  command->add_option("--rename", arguments->rename,
-                      "OLD=NEW: names that begin with OLD begin with NEW instead");
+  command
+      ->add_option("--strip", arguments->strip,
+                   "A prefix to strip off names, such as module.; may be given several times")
+      ->allow_extra_args(false);
+  command
+      ->add_option(
+          "--rename", arguments->rename,
+          "OLD=NEW: names that begin with OLD begin with NEW instead; may be given several "
+          "times")
+      ->allow_extra_args(false);
   command->add_option("--architecture", arguments->architecture,
                       "The name of the model whose weights these are; .onnx and --fold need it "
                       "where the file doesn't tell");
   command->add_flag(
       "--fold", arguments->fold,
       "Fold batch normalizations: those in BSConv layers, or all that can be for .onnx");
-  command->add_option("--opset", arguments->opset, "The operator set of an ONNX file")
-      ->check(CLI::Range(17, 21))
-      ->capture_default_str();
+  command->add_option("--opset", arguments->opset, "The operator set of an ONNX file [17]")
+      ->transform(whole_number(17, 21));
   command->callback([arguments] { convert(*arguments); });
 }
 

@@ -8,8 +8,10 @@
 #include <filesystem>
 #include <iostream>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <string>
 
+#include "checks.hpp"
 #include "commands.hpp"
 #include "common.hpp"
 #include "data_sets.hpp"
@@ -29,7 +31,25 @@ struct EvaluateFlags {
   bool channels_last = false;
   bool averaged = true;
   std::string broken_images = "stop";
+  std::string format = "table";
 };
+
+/// Prints one line of JSON: accuracies in percent, as on a model's card; null what was not
+/// measured.
+void print_json(const TrainedModel& trained, const std::string& dataset,
+                const bsconv::train::MetricSums& sums) {
+  const auto mean = sums.mean();
+  const nlohmann::ordered_json row = {{"model", trained.origin},
+                                      {"architecture", trained.info.architecture},
+                                      {"epoch", trained.epoch},
+                                      {"averaged", trained.averaged},
+                                      {"dataset", dataset},
+                                      {"images", sums.examples},
+                                      {"loss", mean.loss},
+                                      {"top1", 100 * mean.accuracy},
+                                      {"top5", 100 * mean.accuracy_top5}};
+  std::cout << row.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) << '\n';
+}
 
 /// The precision of the flag; without it, the one that was trained in.
 bsconv::train::Precision precision_of(const EvaluateFlags& flags,
@@ -59,6 +79,7 @@ void evaluate(const EvaluateFlags& flags) {
   if (flags.channels_last) {
     bsconv::train::Learner::use_channels_last(*model);
   }
+  const bool as_json = flags.format == "json";
   const auto sums = bsconv::train::evaluate(
       *model, [&model](const torch::Tensor& images) { return model->forward(images); },
       *test.batches,
@@ -68,7 +89,12 @@ void evaluate(const EvaluateFlags& flags) {
           .precision(precision_of(flags, trained.options))
           .channels_last(flags.channels_last)
           .workers(flags.workers),
-      {std::make_shared<bsconv::train::Progress>(std::cout)});
+      {std::make_shared<bsconv::train::Progress>(as_json ? std::cerr : std::cout)});
+  if (as_json) {
+    print_json(trained, dataset_name, sums);
+    report_broken_images(std::cerr, {&test});
+    return;
+  }
   std::cout << info.architecture << ", epoch " << trained.epoch
             << (trained.averaged ? ", averaged weights" : "") << ", on " << sums.examples
             << " test images of " << dataset_name << ": " << to_string(sums.mean()) << '\n';
@@ -86,10 +112,10 @@ void add_evaluate_command(CLI::App& app) {
       ->check(CLI::IsMember(dataset_names()));
   command->add_option("--device", flags->device, "cpu, cuda or cuda:N")->capture_default_str();
   command->add_option("--batch-size", flags->batch_size, "Images in a batch")
-      ->check(CLI::PositiveNumber)
+      ->transform(whole_number(1))
       ->capture_default_str();
   command->add_option("--workers", flags->workers, "Threads that make batches ahead")
-      ->check(CLI::NonNegativeNumber)
+      ->transform(whole_number(0))
       ->capture_default_str();
   command
       ->add_option("--precision", flags->precision,
@@ -103,6 +129,9 @@ void add_evaluate_command(CLI::App& app) {
       ->add_option("--broken-images", flags->broken_images,
                    "Whether an image that cannot be read stops the run or is skipped and counted")
       ->check(CLI::IsMember({"stop", "skip"}))
+      ->capture_default_str();
+  command->add_option("--format", flags->format, "The output's format")
+      ->check(CLI::IsMember({"table", "json"}))
       ->capture_default_str();
   command->callback([flags] { evaluate(*flags); });
 }

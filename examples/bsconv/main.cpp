@@ -1,15 +1,20 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 // The command-line program: models by name, their cost, training, evaluation, prediction.
 #include <c10/util/Exception.h>
+#include <torch/version.h>
+#include <bsconv/version.hpp>
 
+#include <algorithm>
 #include <exception>
 #include <iostream>
 #include <limits>
+#include <string>
 
 #if defined(__GLIBC__)
 #include <malloc.h>
 #endif
 
+#include "checks.hpp"
 #include "commands.hpp"
 #include "common.hpp"
 
@@ -34,6 +39,8 @@ int main(int argc, char** argv) {
   app.footer(
       "Exit codes: 0 done, 1 failed, 2 wrong arguments, 130 interrupted after writing a "
       "checkpoint.");
+  app.set_version_flag("--version",
+                       std::string("bsconv ") + bsconv::version + " on LibTorch " + TORCH_VERSION);
   bsconv_program::add_models_command(app);
   bsconv_program::add_profile_command(app);
   bsconv_program::add_bench_command(app);
@@ -46,9 +53,11 @@ int main(int argc, char** argv) {
   bsconv_program::add_convert_command(app);
   bsconv_program::add_analyze_command(app);
   bsconv_program::add_replace_command(app);
+  bsconv_program::check_all_options(app);
   // A second command's name is an argument of the first.
   app.require_subcommand(0, 1);
   try {
+    bsconv_program::check_assignments(app, {argv + std::min(argc, 1), argv + argc});
     app.parse(argc, argv);
     if (app.get_subcommands().empty()) {
       std::cerr << "bsconv: a command is required\n" << app.help();

@@ -3,10 +3,14 @@
 #include <bsconv/util/text.hpp>
 #include <bsconv/zoo.hpp>
 
+#include <algorithm>
 #include <iomanip>
 #include <iostream>
+#include <iterator>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <string>
+#include <vector>
 
 #include "commands.hpp"
 #include "common.hpp"
@@ -14,42 +18,75 @@
 namespace bsconv_program {
 namespace {
 
-void list_names(const std::string& pattern) {
-  const auto names = bsconv::list_models(pattern);
-  TORCH_CHECK(!names.empty(), "no model matches '", pattern, "'; 'bsconv models' lists the names");
+struct ModelsFlags {
+  std::string pattern = "*";
+  bool pretrained = false;
+  std::string format = "table";
+};
+
+void list_names(const ModelsFlags& flags) {
+  const auto names = bsconv::list_models(flags.pattern);
+  TORCH_CHECK(!names.empty(), "no model matches '", flags.pattern,
+              "'; 'bsconv models' lists the names");
+  if (flags.format == "json") {
+    std::cout << nlohmann::json(names).dump() << '\n';
+    return;
+  }
   for (const auto& name : names) {
     std::cout << name << '\n';
   }
 }
 
-void list_trained(const std::string& pattern) {
+void list_trained(const ModelsFlags& flags) {
   const auto store = bsconv::ModelStore::find();
-  bool any = false;
-  for (const auto& card : store.cards()) {
-    if (bsconv::detail::matches(bsconv::detail::lower(pattern), bsconv::detail::lower(card.name))) {
-      any = true;
+  for (const auto& [name, reason] : store.unreadable()) {
+    std::cerr << "bsconv: warning: " << reason << '\n';
+  }
+  std::vector<bsconv::ModelCard> cards;
+  std::copy_if(store.cards().begin(), store.cards().end(), std::back_inserter(cards),
+               [pattern = bsconv::detail::lower(flags.pattern)](const auto& card) {
+                 return bsconv::detail::matches(pattern, bsconv::detail::lower(card.name));
+               });
+  TORCH_CHECK(!cards.empty(), "no trained model in '", store.directory().native(), "' matches '",
+              flags.pattern, "'");
+  auto list = nlohmann::ordered_json::array();
+  for (const auto& card : cards) {
+    if (flags.format == "json") {
+      list.push_back({{"name", card.name},
+                      {"architecture", card.architecture},
+                      {"dataset", card.dataset},
+                      {"top1", card.top1},
+                      {"top5", card.top5},
+                      {"parameters", card.parameters},
+                      {"flops", card.flops},
+                      {"weights", (store.directory() / card.weights).native()}});
+    } else {
       std::cout << std::left << std::setw(42) << card.name << std::right << std::fixed
                 << std::setprecision(2) << std::setw(8) << card.top1 << " %" << std::setw(8)
                 << static_cast<double>(card.parameters) / 1e6 << " M parameters" << std::setw(10)
                 << static_cast<double>(card.flops) / 1e6 << " M multiply-adds\n";
     }
   }
-  TORCH_CHECK(any, "no trained model in '", store.directory().native(), "' matches '", pattern,
-              "'");
+  if (flags.format == "json") {
+    // Paths may be no UTF-8, which JSON is.
+    std::cout << list.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace)
+              << '\n';
+  }
 }
 
 }  // namespace
 
 void add_models_command(CLI::App& app) {
   auto* command = app.add_subcommand("models", "List the names of models");
-  const auto pattern = std::make_shared<std::string>("*");
-  const auto trained = std::make_shared<bool>(false);
-  command->add_option("pattern", *pattern, "Only names that match, such as 'cifar_*_bsconvu'")
+  const auto flags = std::make_shared<ModelsFlags>();
+  command->add_option("pattern", flags->pattern, "Only names that match, such as 'cifar_*_bsconvu'")
       ->capture_default_str();
-  command->add_flag("--pretrained", *trained,
+  command->add_flag("--pretrained", flags->pretrained,
                     "The trained models that come with the library: test accuracy and cost");
-  command->callback(
-      [pattern, trained] { *trained ? list_trained(*pattern) : list_names(*pattern); });
+  command->add_option("--format", flags->format, "The output's format")
+      ->check(CLI::IsMember({"table", "json"}))
+      ->capture_default_str();
+  command->callback([flags] { flags->pretrained ? list_trained(*flags) : list_names(*flags); });
 }
 
 }  // namespace bsconv_program

@@ -10,6 +10,7 @@
 #include <bsconv/weights.hpp>
 #include <bsconv/zoo.hpp>
 
+#include <cmath>
 #include <cstdint>
 #include <filesystem>
 #include <fstream>
@@ -17,6 +18,7 @@
 #include <memory>
 #include <sstream>
 #include <string>
+#include <system_error>
 
 #include "commands.hpp"
 #include "common.hpp"
@@ -31,6 +33,7 @@ struct PackageFlags {
   std::filesystem::path results;
   std::string hardware;
   std::string commit;
+  bool overwrite = false;
 };
 
 /// The name of this machine's processor, or nothing where the system doesn't tell it.
@@ -43,6 +46,9 @@ std::string processor_name() {
   }
   return "";
 }
+
+/// `share` in percent, without the digits that binary numbers add.
+double percent(double share) { return std::round(share * 1e8) / 1e6; }
 
 bsconv::ModelCard make_card(const bsconv::train::Checkpoint& checkpoint,
                             const PackageFlags& flags) {
@@ -59,10 +65,18 @@ bsconv::ModelCard make_card(const bsconv::train::Checkpoint& checkpoint,
                                 [&card](const char* name, const auto& value, const char*) {
                                   card.settings[name] = bsconv::train::detail::value_text(value);
                                 });
+  // Where files lay on this machine is nobody's business.
+  for (const char* name : {"teacher", "weights"}) {
+    const auto found = card.settings.find(name);
+    if (found != card.settings.end()) {
+      const std::filesystem::path path = found->second;
+      found->second = (path.has_filename() ? path : path.parent_path()).filename().native();
+    }
+  }
   card.epoch = checkpoint.epoch;
   const auto& test = checkpoint.history.back().test;
-  card.top1 = 100 * test.accuracy;
-  card.top5 = 100 * test.accuracy_top5;
+  card.top1 = percent(test.accuracy);
+  card.top5 = percent(test.accuracy_top5);
   card.hardware = flags.hardware.empty() ? processor_name() : flags.hardware;
   card.version = bsconv::version;
   if (!flags.commit.empty()) {
@@ -121,12 +135,24 @@ void package(const PackageFlags& flags) {
   const auto results = flags.results.empty() ? Results() : enter_result(flags.results, card);
   (void)bsconv::detail::card_text(card);
   const auto base = flags.out / card.name;
+  const auto card_path = std::filesystem::path(base.native() + ".json");
+  std::error_code error;
+  if (!flags.overwrite && std::filesystem::exists(card_path, error)) {
+    throw UsageError("'" + flags.out.native() + "' already has a trained model " + card.name +
+                     "; --tag gives this one another name, --overwrite replaces that one");
+  }
   card.weights = card.name + ".safetensors";
-  bsconv::weights::save_weights(base.native() + ".safetensors", checkpoint.inference_model(),
+  // Under another name first: what is there already stays whole until all bytes are written.
+  const auto weights = std::filesystem::path(base.native() + ".safetensors");
+  const auto written = flags.out / ("." + card.name + ".safetensors");
+  bsconv::weights::save_weights(written, checkpoint.inference_model(),
                                 {{"architecture", card.architecture}, {"name", card.name}});
-  card.sha256 = bsconv::sha256_of_file(base.native() + ".safetensors");
+  card.sha256 = bsconv::sha256_of_file(written);
   bsconv::train::write_csv(base.native() + ".csv", checkpoint.history);
-  bsconv::write_model_card(base.native() + ".json", card);
+  // Without its card there is no model, rather than one with the weights of another.
+  std::filesystem::remove(card_path);
+  std::filesystem::rename(written, weights);
+  bsconv::write_model_card(card_path, card);
   std::cout << card.name << ": " << card.top1 << " % on " << card.dataset << " after epoch "
             << card.epoch << ", in '" << flags.out.native() << "'\n";
   if (!flags.results.empty()) {
@@ -158,6 +184,7 @@ void add_package_command(CLI::App& app) {
   command->add_option("--hardware", flags->hardware,
                       "What it was trained on; default: this machine's processor");
   command->add_option("--commit", flags->commit, "The commit it was trained with");
+  command->add_flag("--overwrite", flags->overwrite, "Replace a trained model of the same name");
   command->callback([flags] { package(*flags); });
 }
 

@@ -9,6 +9,7 @@
 #include <system_error>
 #include <vector>
 
+#include "checks.hpp"
 #include "commands.hpp"
 #include "common.hpp"
 
@@ -18,9 +19,9 @@ namespace {
 struct PlotFlags {
   std::vector<std::filesystem::path> inputs;
   std::vector<std::filesystem::path> outputs;
-  std::string tables = "*";
+  std::string tables;
   std::string title;
-  double scale = 2;
+  double scale = 0;
 };
 
 /// Whether a file is a table of results and not the metrics of a run.
@@ -33,19 +34,22 @@ bool is_result_table(const std::filesystem::path& path) {
 bsconv::plot::Figure make_figure(const PlotFlags& flags) {
   const auto tables = std::count_if(flags.inputs.begin(), flags.inputs.end(), is_result_table);
   if (tables == 0) {
+    if (!flags.tables.empty()) {
+      throw UsageError("--tables is for a table of results; these are runs");
+    }
     return bsconv::plot::training_curves(flags.inputs);
   }
   if (tables > 1 || flags.inputs.size() > 1) {
     throw UsageError("a table of results is drawn alone; give one such file, or only runs");
   }
-  return bsconv::plot::accuracy_by_cost(flags.inputs.front(), flags.tables);
+  return bsconv::plot::accuracy_by_cost(flags.inputs.front(),
+                                        flags.tables.empty() ? "*" : flags.tables);
 }
 
 void plot(PlotFlags flags) {
   for (const auto& output : flags.outputs) {
     if (output.extension() != ".svg" && output.extension() != ".png") {
-      throw UsageError("-o takes names that end in .svg or .png, got '" + output.native() +
-                       "'; runs stand before it");
+      throw UsageError("-o takes names that end in .svg or .png, got '" + output.native() + "'");
     }
   }
   if (flags.outputs.empty()) {
@@ -58,12 +62,17 @@ void plot(PlotFlags flags) {
       flags.outputs.emplace_back(base.native() + ending);
     }
   }
+  const bool any_png = std::any_of(flags.outputs.begin(), flags.outputs.end(),
+                                   [](const auto& output) { return output.extension() == ".png"; });
+  if (flags.scale > 0 && !any_png) {
+    throw UsageError("--scale is for PNG files; -o names none");
+  }
   auto figure = make_figure(flags);
   if (!flags.title.empty()) {
     figure.title = flags.title;
   }
   for (const auto& output : flags.outputs) {
-    bsconv::plot::save_figure(output, figure, flags.scale);
+    bsconv::plot::save_figure(output, figure, flags.scale > 0 ? flags.scale : 2);
     std::cout << "wrote '" << output.native() << "'\n";
   }
 }
@@ -79,15 +88,16 @@ void add_plot_command(CLI::App& app) {
                    "Run folders or their metrics.csv; or one CSV of results (columns table, model, "
                    "accuracy_top1, params_M, flops_M)")
       ->required();
-  command->add_option(
-      "-o,--out", flags->outputs,
-      "Files to write, .svg or .png; default: curves.svg and .png in the first run");
-  command->add_option("--tables", flags->tables, "Shell pattern of the tables of results to draw")
-      ->capture_default_str();
+  command
+      ->add_option("-o,--out", flags->outputs,
+                   "A file to write, .svg or .png; may be given several times; default: curves.svg "
+                   "and .png in the first run")
+      ->allow_extra_args(false);
+  command->add_option("--tables", flags->tables,
+                      "Shell pattern of the tables of results to draw [*]");
   command->add_option("--title", flags->title, "Title above the panels");
-  command->add_option("--scale", flags->scale, "Pixels of a PNG for each point of 1/72 inch")
-      ->check(CLI::Range(0.1, 20.0))
-      ->capture_default_str();
+  command->add_option("--scale", flags->scale, "Pixels of a PNG for each point of 1/72 inch [2]")
+      ->transform(number(0.1, 20));
   command->callback([flags] { plot(*flags); });
 }
 

@@ -2,13 +2,16 @@
 #include <bsconv/data/prepared_image.hpp>
 
 #include <algorithm>
+#include <cstddef>
 #include <filesystem>
 #include <iomanip>
 #include <iostream>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
+#include "checks.hpp"
 #include "commands.hpp"
 #include "common.hpp"
 #include "data_sets.hpp"
@@ -22,7 +25,34 @@ struct PredictFlags {
   TrainedModelFlags trained;
   std::string device = "cpu";
   int64_t top = 5;
+  std::string format = "table";
 };
+
+/// What an image shows, the likeliest first.
+struct Prediction {
+  std::vector<std::string> names;
+  /// From 0 to 1.
+  std::vector<double> probabilities;
+};
+
+void print_table(const std::string& file, const Prediction& prediction) {
+  std::cout << file << '\n';
+  for (std::size_t rank = 0; rank < prediction.names.size(); ++rank) {
+    std::cout << "  " << std::fixed << std::setprecision(2) << std::setw(6)
+              << 100 * prediction.probabilities[rank] << " %  " << prediction.names[rank] << '\n';
+  }
+}
+
+/// Prints one line. Names of files and classes may be no UTF-8, which JSON is.
+void print_json(const std::string& file, const std::string& model, const Prediction& prediction) {
+  nlohmann::ordered_json row = {{"image", file}, {"model", model}};
+  auto& classes = row["classes"] = nlohmann::ordered_json::array();
+  for (std::size_t rank = 0; rank < prediction.names.size(); ++rank) {
+    classes.push_back(
+        {{"name", prediction.names[rank]}, {"probability", prediction.probabilities[rank]}});
+  }
+  std::cout << row.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) << '\n';
+}
 
 void predict(const PredictFlags& flags) {
   const auto device = parse_device(flags.device);
@@ -32,6 +62,9 @@ void predict(const PredictFlags& flags) {
   TORCH_CHECK(channels == 1 || channels == 3, "the model of '", trained.origin,
               "' takes images of ", channels, " channels; image files have 1 or 3");
   const int64_t top = std::min(flags.top, trained.info.num_classes());
+  if (flags.format == "table") {
+    std::cout << "model " << trained.origin << '\n';
+  }
   const torch::NoGradGuard no_grad;
   for (const auto& file : flags.images) {
     auto image = bsconv::data::read_image(file, geometry).unsqueeze(0).to(device, torch::kFloat);
@@ -42,12 +75,16 @@ void predict(const PredictFlags& flags) {
     }
     const auto logits = trained.model->forward(image.div_(255));
     const auto [values, classes] = logits.softmax(1).squeeze(0).cpu().topk(top);
-    std::cout << file.native() << '\n';
+    Prediction prediction;
     for (int64_t rank = 0; rank < top; ++rank) {
       const auto label = static_cast<std::size_t>(classes[rank].item<int64_t>());
-      std::cout << "  " << std::fixed << std::setprecision(2) << std::setw(6)
-                << 100 * values[rank].item<double>() << " %  " << trained.info.class_names.at(label)
-                << '\n';
+      prediction.names.push_back(trained.info.class_names.at(label));
+      prediction.probabilities.push_back(values[rank].item<double>());
+    }
+    if (flags.format == "json") {
+      print_json(file.native(), trained.origin, prediction);
+    } else {
+      print_table(file.native(), prediction);
     }
   }
 }
@@ -60,9 +97,12 @@ void add_predict_command(CLI::App& app) {
   command->add_option("images", flags->images, "Image files")->required();
   add_trained_model_flags(*command, flags->trained);
   command->add_option("--top", flags->top, "How many classes to print for each image")
-      ->check(CLI::PositiveNumber)
+      ->transform(whole_number(1))
       ->capture_default_str();
   command->add_option("--device", flags->device, "cpu, cuda or cuda:N")->capture_default_str();
+  command->add_option("--format", flags->format, "A table, or JSON with a line for each image")
+      ->check(CLI::IsMember({"table", "json"}))
+      ->capture_default_str();
   command->callback([flags] { predict(*flags); });
 }
 

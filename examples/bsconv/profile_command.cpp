@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "checks.hpp"
 #include "commands.hpp"
 #include "common.hpp"
 
@@ -64,6 +65,9 @@ void run_profile(const ProfileArguments& arguments) {
         "--format json has all modules in tree order; --depth, --sort and --human are "
         "for the other formats");
   }
+  if (arguments.format == "csv" && arguments.human_readable) {
+    throw UsageError("--human is for people; --format csv has whole numbers");
+  }
   const auto shape = input_shape(arguments);
   // As in the published tables: 100 classes for the CIFAR models, 1000 for the others.
   const int64_t classes = arguments.classes != 0             ? arguments.classes
@@ -106,11 +110,12 @@ void add_profile_command(CLI::App& app) {
   command
       ->add_option("--input", arguments->input,
                    "The input's shape: HxW, CxHxW or NxCxHxW [the model's, with batch 1]")
-      ->delimiter('x');
+      ->delimiter('x')
+      ->allow_extra_args(false);
   command
       ->add_option("--classes", arguments->classes,
                    "The number of classes [100 for CIFAR models, else 1000]")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 24));
+      ->transform(whole_number(1, 1 << 24));
   command
       ->add_option("--convention", arguments->convention,
                    "How multiply-adds are counted: as the published tables, or every operator")
@@ -120,12 +125,12 @@ void add_profile_command(CLI::App& app) {
       ->check(CLI::IsMember({"table", "csv", "markdown", "json"}))
       ->capture_default_str();
   command->add_option("--depth", arguments->depth, "Show modules down to this depth [all]")
-      ->check(CLI::NonNegativeNumber);
+      ->transform(whole_number(0));
   command->add_option("--sort", arguments->sort, "The order of the rows")
       ->check(CLI::IsMember({"tree", "params", "flops", "memory", "time"}))
       ->capture_default_str();
   command->add_option("--time", arguments->timed_runs, "Time this many forward passes")
-      ->check(CLI::NonNegativeNumber);
+      ->transform(whole_number(0));
   command->add_flag("--human", arguments->human_readable, "Shorten numbers: 7.30 M");
   command->add_option("--device", arguments->device, "cpu, cuda or cuda:N")->capture_default_str();
   command->callback([arguments] { run_profile(*arguments); });

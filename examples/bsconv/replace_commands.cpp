@@ -15,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "checks.hpp"
 #include "commands.hpp"
 #include "common.hpp"
 #include "data_sets.hpp"
@@ -67,9 +68,7 @@ LoadedModel load(const LoadedModelArguments& arguments) {
   loaded.name = arguments.name;
   loaded.classes = bsconv::num_classes_of(file.tensors, arguments.weights.native());
   loaded.in_channels = bsconv::in_channels_of(file.tensors, arguments.weights.native());
-  loaded.model = make_model(loaded.name, loaded.classes, loaded.in_channels);
-  bsconv::weights::load_state_dict(*loaded.model, file.tensors);
-  loaded.model->eval();
+  loaded.model = make_model(loaded.name, file, arguments.weights);
   return loaded;
 }
 
@@ -193,15 +192,17 @@ void replace(const ReplaceArguments& arguments) {
                          *make_model(target, loaded.classes, loaded.in_channels), state)
                          .empty();
   std::map<std::string, std::string> metadata = {{"architecture", named ? target : loaded.name}};
-  if (!named) {
+  if (!named && report.replaced() > 0) {
     metadata["replacement"] = report.to_string(2);
   }
   bsconv::weights::save_weights(arguments.out, state, metadata);
+  const char* advice = report.replaced() == 0 ? ". Nothing was replaced.\n"
+                       : calibrated
+                           ? ".\n"
+                           : ". Its batch normalizations need new statistics: train it on.\n";
   std::cout << report << "Wrote the weights of a " << (named ? target : loaded.name)
-            << (named ? "" : " with these replacements") << " to " << arguments.out.native()
-            << (arguments.initialization == "data"
-                    ? ".\n"
-                    : ". Its batch normalizations need new statistics: train it on.\n");
+            << (named || report.replaced() == 0 ? "" : " with these replacements") << " to "
+            << arguments.out.native() << advice;
 }
 
 }  // namespace
@@ -240,22 +241,22 @@ void add_replace_command(CLI::App& app) {
   command
       ->add_option("--calibration-images", arguments->calibration_images,
                    "How many training images to calibrate with [512]")
-      ->check(CLI::PositiveNumber);
+      ->transform(whole_number(1));
   command
       ->add_option("--terms", arguments->terms,
                    "How many BSConv layers, added up, a convolution becomes")
-      ->check(CLI::PositiveNumber)
+      ->transform(whole_number(1))
       ->capture_default_str();
   command
       ->add_option(
           "--explained-variance", arguments->explained_variance,
           "Choose the terms of each layer: the fewest that can have this share, 0 to 1, of "
           "its weights' squared norm, with no more parameters than before")
-      ->check(CLI::Range(0.0, 1.0));
+      ->transform(number(0, 1));
   command
       ->add_option("--min-explained-variance", arguments->min_explained_variance,
                    "Leave a layer alone that would have less than this share, 0 to 1")
-      ->check(CLI::Range(0.0, 1.0));
+      ->transform(number(0, 1));
   command->add_option("--out", arguments->out, "The file to write: .safetensors, .pth, .pt or .bin")
       ->required();
   command->callback([arguments] { replace(*arguments); });

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
+#include <sys/stat.h>
+#include <unistd.h>
 #include <bsconv/pretrained/classifier.hpp>
 #include <bsconv/profile.hpp>
 #include <bsconv/train.hpp>
@@ -6,6 +8,7 @@
 #include <bsconv/weights/state_dict.hpp>
 #include <bsconv/zoo.hpp>
 
+#include <csignal>
 #include <filesystem>
 #include <iostream>
 #include <memory>
@@ -92,7 +95,9 @@ std::string describe_result(const bsconv::train::FitResult& result, const TrainS
 std::string start_from(bsconv::Layer& model, int64_t num_classes,
                        const std::filesystem::path& from) {
   const auto path = in_directory(from, "best.safetensors");
-  auto weights = load_model_weights(path).tensors;
+  const auto file = load_model_weights(path);
+  check_is_unchanged_model(file, path);
+  auto weights = file.tensors;
   const auto classes = bsconv::num_classes_of(weights, path.native());
   std::string line = "started from the weights of '" + path.native() + "'";
   if (classes != num_classes) {
@@ -102,6 +107,12 @@ std::string start_from(bsconv::Layer& model, int64_t num_classes,
   }
   bsconv::weights::load_state_dict(*model, weights);
   return line + "\n";
+}
+
+bool output_is_a_pipe() {
+  struct stat output {};
+  return ::fstat(STDOUT_FILENO, &output) == 0 &&
+         (S_ISFIFO(output.st_mode) || S_ISSOCK(output.st_mode));
 }
 
 void train(const TrainFlags& flags) {
@@ -199,7 +210,12 @@ void train(const TrainFlags& flags) {
     print(text.str());
   }
   const bsconv::train::InterruptGuard guard;
-  trainer.stop_when(bsconv::train::InterruptGuard::requested);
+  // A pipe that nobody reads any more ends the training as a signal does, and with a checkpoint; a
+  // full disk doesn't: there is the log.
+  std::signal(SIGPIPE, SIG_IGN);
+  trainer.stop_when([to_pipe = output_is_a_pipe()] {
+    return bsconv::train::InterruptGuard::requested() || (to_pipe && !std::cout.good());
+  });
   const auto result = trainer.fit(*training.batches, *test.batches);
   std::ostringstream broken;
   report_broken_images(broken, {&training, &test});

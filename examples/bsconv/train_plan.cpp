@@ -90,7 +90,7 @@ std::string describe_plan(bsconv::train::Trainer& trainer, const BatchSource& tr
   shown.erase(std::unique(shown.begin(), shown.end()), shown.end());
   for (const int64_t epoch : shown) {
     if (epoch >= 0) {
-      out << (epoch == shown.front() ? " " : ", ") << rates.at(epoch, 0, steps) << " (epoch "
+      out << (epoch == shown.front() ? " " : ", ") << rates.at(epoch, 0, updates) << " (epoch "
           << epoch + 1 << ')';
     }
   }

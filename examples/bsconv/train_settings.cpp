@@ -9,10 +9,13 @@
 #include <bsconv/zoo.hpp>
 
 #include <algorithm>
+#include <filesystem>
 #include <ostream>
+#include <system_error>
 #include <type_traits>
 #include <utility>
 
+#include "checks.hpp"
 #include "common.hpp"
 #include "data_sets.hpp"
 #include "processes.hpp"
@@ -156,6 +159,17 @@ std::vector<GivenSetting> read_settings(const std::filesystem::path& path) {
   return given;
 }
 
+/// Makes the paths in `settings` absolute, so that the run goes on from any directory. What names
+/// no file is the name of a trained model, or is missed later.
+void make_paths_absolute(TrainSettings& settings) {
+  for (auto* text : {&settings.data_root, &settings.teacher, &settings.weights}) {
+    std::error_code error;
+    if (!text->empty() && *text != "none" && std::filesystem::exists(*text, error)) {
+      *text = std::filesystem::absolute(*text).native();
+    }
+  }
+}
+
 /// Takes the machine's settings from the folder of the run that goes on, if it is one.
 void apply_machine_settings(TrainSettings& settings, const std::filesystem::path& run_folder) {
   const auto path = run_folder / settings_file_name;
@@ -212,7 +226,8 @@ void add_train_flags(CLI::App& command, TrainFlags& flags) {
   visit_program_settings(defaults, add);
   bsconv::train::visit_settings(defaults.options, add);
   command.add_option("--config", flags.config,
-                     "TOML file of settings, named as the flags with _ for -; flags win over it");
+                     "TOML file of settings, named as the flags with _ for -, or the folder of a "
+                     "run for its own; flags win over it");
   command.add_option("--out", flags.out,
                      "Folder for checkpoints, metrics and logs; default: a new one in runs/");
   auto* resume =
@@ -225,7 +240,7 @@ void add_train_flags(CLI::App& command, TrainFlags& flags) {
   command
       .add_option("--process-timeout", flags.processes.timeout,
                   "How long to wait for other processes, in seconds (those that torchrun starts)")
-      ->check(CLI::PositiveNumber)
+      ->transform(whole_number(1, 1'000'000))
       ->capture_default_str();
   command
       .add_option("--process-backend", flags.processes.backend,
@@ -247,7 +262,8 @@ TrainSettings make_settings(const TrainFlags& flags, const std::optional<Checkpo
     apply_machine_settings(settings, flags.resume);
   }
   const auto started_from = settings.weights;
-  auto given = flags.config.empty() ? std::vector<GivenSetting>() : read_settings(flags.config);
+  auto given = flags.config.empty() ? std::vector<GivenSetting>()
+                                    : read_settings(in_directory(flags.config, settings_file_name));
   given.insert(given.end(), flags.settings.begin(), flags.settings.end());
   for (const auto& setting : given) {
     apply(settings, setting);
@@ -267,6 +283,7 @@ TrainSettings make_settings(const TrainFlags& flags, const std::optional<Checkpo
     settings.architecture = name->text;
   }
   check_program_settings(settings);
+  make_paths_absolute(settings);
   settings.options.workers(settings.workers);
   settings.options.device(parse_device(device_of_process(settings.device)));
   try {

@@ -27,9 +27,17 @@ bsconv::Layer load_model(const bsconv::train::Checkpoint& checkpoint, torch::Dev
   return model;
 }
 
+const bsconv::ModelCard& find_card(const bsconv::ModelStore& store, const std::string& name) {
+  try {
+    return store.card(name);
+  } catch (const c10::ValueError& error) {
+    throw UsageError(error.what_without_backtrace());
+  }
+}
+
 TrainedModel from_card(const std::string& name, torch::Device device) {
   const auto store = bsconv::ModelStore::find();
-  const auto& card = store.card(name);
+  const auto& card = find_card(store, name);
   TrainedModel trained;
   trained.model = bsconv::create_model(store, card, bsconv::Pretrained().device(device));
   trained.info.architecture = card.architecture;

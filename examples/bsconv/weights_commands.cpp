@@ -114,13 +114,28 @@ void inspect_onnx(const InspectArguments& arguments) {
             << model.producer_version << '\n';
 }
 
+// The text, or its begin where it would fill the screen, as the state of a training does.
+std::string shortened(const std::string& text) {
+  constexpr std::size_t limit = 300;
+  return text.size() <= limit ? text
+                              : text.substr(0, limit) + "... (" +
+                                    bsconv::detail::with_commas(static_cast<int64_t>(text.size())) +
+                                    " bytes; --format json prints all)";
+}
+
 void inspect(const InspectArguments& arguments) {
-  if (arguments.file.extension() == ".onnx") {
+  const auto path = find_weight_file(arguments.file);
+  const bool is_onnx = path.extension() == ".onnx";
+  const auto file = is_onnx ? bsconv::weights::WeightFile()
+                            : bsconv::weights::load_weights(
+                                  path, bsconv::weights::PthOptions().key(arguments.key));
+  if (!arguments.key.empty() && (is_onnx || file.format != bsconv::weights::WeightFormat::pth)) {
+    throw UsageError("--key is for PyTorch's files, which '" + path.native() + "' is not");
+  }
+  if (is_onnx) {
     inspect_onnx(arguments);
     return;
   }
-  const auto file = bsconv::weights::load_weights(arguments.file,
-                                                  bsconv::weights::PthOptions().key(arguments.key));
   uint64_t elements = 0;
   uint64_t bytes = 0;
   std::size_t longest = 4;
@@ -148,7 +163,7 @@ void inspect(const InspectArguments& arguments) {
               << bsconv::detail::with_commas(static_cast<int64_t>(item.value().nbytes())) << '\n';
   }
   for (const auto& [name, text] : file.metadata) {
-    std::cout << "metadata " << name << ": " << text << '\n';
+    std::cout << "metadata " << name << ": " << shortened(text) << '\n';
   }
   std::cout << name_of(file.format) << ", " << file.tensors.size() << " tensors, "
             << bsconv::detail::with_commas(static_cast<int64_t>(elements)) << " elements, "
@@ -160,7 +175,12 @@ void inspect(const InspectArguments& arguments) {
 void add_inspect_command(CLI::App& app) {
   auto* command = app.add_subcommand("inspect", "List the tensors of a weight file");
   const auto arguments = std::make_shared<InspectArguments>();
-  command->add_option("file", arguments->file, "A safetensors, PyTorch or ONNX file")->required();
+  command
+      ->add_option(
+          "file", arguments->file,
+          "A safetensors, PyTorch or ONNX file, a run's folder for its best checkpoint, or "
+          "a trained model that comes with the library")
+      ->required();
   command->add_option("--key", arguments->key,
                       "Where a checkpoint's tensors are, such as model_state_dict [found]");
   command->add_option("--format", arguments->format, "The output's format")

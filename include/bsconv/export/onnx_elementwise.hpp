@@ -142,7 +142,9 @@ inline void write_rsqrt(Builder& to) {
 inline void write_reduction(Builder& to, const std::string& type) {
   const bool some = to.argument(1).isIntList();
   const auto axes = some ? to.argument(1).toIntVector() : std::vector<int64_t>{};
-  const int64_t keep = some && to.argument(2).toBool() ? 1 : 0;
+  // Without dimensions there may be no such argument, or the result's type in its place.
+  const bool keeps = to.arguments() > 2 && to.argument(2).isBool() && to.argument(2).toBool();
+  const int64_t keep = keeps ? 1 : 0;
   std::vector<std::string> inputs = {to.input_in_result_type(0)};
   std::map<std::string, Attribute> attributes = {{"keepdims", keep}};
   // Axes became an input: of the sum first, of the others later.

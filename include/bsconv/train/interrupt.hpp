@@ -43,9 +43,9 @@ inline void remember_signal(int signal) {
 
 }  // namespace detail
 
-/// While an object of this class lives, the first SIGINT (Ctrl-C) or SIGTERM only sets a flag, so
-/// that a training can end cleanly; one that comes more than half a second later ends the process.
-/// One object at a time.
+/// While an object of this class lives, the first SIGINT (Ctrl-C), SIGTERM or SIGHUP (a terminal
+/// that is closed) only sets a flag, so that a training can end cleanly; one that comes more than
+/// half a second later ends the process. One object at a time.
 class InterruptGuard {
  public:
   /// Clears the flag and installs the handlers. A signal the process ignores stays ignored.
@@ -81,8 +81,8 @@ class InterruptGuard {
   static int signal() noexcept { return detail::received_signal; }
 
  private:
-  static constexpr std::array<int, 2> signals = {SIGINT, SIGTERM};
-  std::array<struct sigaction, 2> previous_{};
+  static constexpr std::array<int, 3> signals = {SIGINT, SIGTERM, SIGHUP};
+  std::array<struct sigaction, signals.size()> previous_{};
 };
 
 }  // namespace bsconv::train

@@ -10,6 +10,7 @@
 #include <ostream>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -65,17 +66,20 @@ inline std::string setting_text(const toml::node& node) {
 }  // namespace detail
 
 /// The settings of the TOML file at `path`, in the order of its lines. `known` are the valid names.
-/// Throws `c10::ValueError` with the file and the line if it can't be read, is no TOML, or has a
-/// key that is not known, whose nearest valid name it gives.
+/// Throws `c10::ValueError` with the file and the line if it can't be read, is a directory or no
+/// TOML, or has a key that is not known, whose nearest valid name it gives.
 inline std::vector<GivenSetting> read_settings_file(const std::filesystem::path& path,
                                                     const std::vector<std::string>& known) {
+  std::error_code error;
+  TORCH_CHECK_VALUE(!std::filesystem::is_directory(path, error), "settings file '", path.native(),
+                    "' is a directory");
   toml::table table;
   try {
     table = toml::parse_file(path.native());
-  } catch (const toml::parse_error& error) {
-    const auto line = error.source().begin.line;
+  } catch (const toml::parse_error& problem) {
+    const auto line = problem.source().begin.line;
     TORCH_CHECK_VALUE(false, "settings file '", path.native(), "'",
-                      line > 0 ? c10::str(", line ", line) : "", ": ", error.description());
+                      line > 0 ? c10::str(", line ", line) : "", ": ", problem.description());
   }
   std::vector<std::pair<uint32_t, GivenSetting>> found;
   for (const auto& [key, node] : table) {
