@@ -208,6 +208,42 @@ TEST(GpuTraining, NormalizationsEqualLibTorch) {
   }
 }
 
+/// Expects a step to have blended the statistics of `read` into those that `norm` had before.
+void expect_statistics(const TrainingBatchNorm& norm, const torch::Tensor& mean_before,
+                       const torch::Tensor& variance_before, const torch::Tensor& read) {
+  const auto [variance, mean] = torch::var_mean(read.detach().to(torch::kDouble),
+                                                std::vector<int64_t>{0, 2, 3}, int64_t{1}, false);
+  expect_close(norm.running_mean, 0.8 * mean_before + 0.2 * mean, 1e-6, "running mean");
+  expect_close(norm.running_var, 0.8 * variance_before + 0.2 * variance, 1e-4, "running variance");
+}
+
+TEST(GpuTraining, StatisticsOfValuesFarFromZeroKeepTheirDigits) {
+  Gpu gpu;
+  torch::manual_seed(9);
+  // With many channels, threads have a pixel or two.
+  for (const int64_t channels : {6, 160}) {
+    const auto norm = norm_of(channels);
+    const auto mean = norm.running_mean.clone();
+    const auto variance = norm.running_var.clone();
+    const auto input = torch::randn({2, channels, 45, 40}) + 3000;
+    gpu.operators.norm(input, norm, Activation::identity, {});
+    expect_statistics(norm, mean, variance, input);
+  }
+  auto block = block_u(2, 8, {{3, 3}, {1, 1}, {1, 1}, {1, 1}});
+  block.bias = torch::full({8}, 3000.0);
+  auto plain = block;
+  block.norm = norm_of(8);
+  const auto mean = block.norm->running_mean.clone();
+  const auto variance = block.norm->running_var.clone();
+  const auto input = torch::randn({4, 2, 20, 20});
+  gpu.operators.block(input, block, {});
+  for (auto* tensor : {&plain.pointwise, &plain.depthwise, &plain.bias}) {
+    *tensor = tensor->detach().to(torch::kDouble);
+  }
+  expect_statistics(*block.norm, mean, variance,
+                    bsconv::detail::reference_block(input.to(torch::kDouble), plain, {}));
+}
+
 TEST(GpuTraining, HalfPrecisionEqualsSingle) {
   Gpu gpu;
   torch::manual_seed(5);

@@ -131,7 +131,7 @@ struct TailShape {
            "float"},
           constants, own.grid);
       add_finish(found, finish_weights, "finish_weights", {"const float", "float"},
-                 channels * taps(), own.grid.blocks[0]);
+                 channels * taps(), own);
     } else {
       add(moments, "moments", {"const T", "float"}, pass(place), place.grid);
       add(normalize_backward, "normalize_backward",
@@ -145,10 +145,9 @@ struct TailShape {
       add_finish(
           found, finish_moments, "finish_moments",
           {"const float", "const float", "const float", "float", "float", "long long", "float"},
-          channels, place.grid.blocks[0]);
+          channels, place);
       add_finish(found, finish_gradient_sums, "finish_gradient_sums",
-                 {"const float", "const float", "float", "float", "float"}, channels,
-                 place.grid.blocks[0]);
+                 {"const float", "const float", "float", "float", "float"}, channels, place);
     }
     return found;
   }
@@ -240,8 +239,11 @@ struct TailShape {
     return c;
   }
 
+  // What adds up the sums of the blocks of `place`.
   void add_finish(std::vector<std::pair<KernelText, Grid>>& to, int step, std::string function,
-                  std::vector<std::string> arguments, int64_t columns, int64_t rows) const {
+                  std::vector<std::string> arguments, int64_t columns,
+                  const PlaceShape& place) const {
+    const int64_t rows = place.grid.blocks[0];
     Constants c;
     c.set("channels", channels).set("taps", depthwise ? taps() : 1);
     if (norm) {
@@ -251,6 +253,8 @@ struct TailShape {
       c.set("running_mean", norm->running_mean ? 1 : 0);
       c.set("running_var", norm->running_var ? 1 : 0).set("batches", norm->batches ? 1 : 0);
       c.set_real("eps", norm->eps).set_real("momentum", norm->momentum);
+      // How the pixels were dealt out to the blocks.
+      c.set("pixels", pixels()).set("blocks", rows).set("lanes", place.lanes);
     }
     to[static_cast<std::size_t>(step)] = finish(std::move(function), std::move(arguments), c,
                                                 columns, rows, step == finish_weights ? 1 : 2);

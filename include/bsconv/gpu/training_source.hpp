@@ -80,9 +80,63 @@ __device__ inline void stage_weights(const float* weight, float* to) {
   }
 }
 
-// Sums of the values and of their squares, by block: partial [blocks, 2, C].
+// What values of four channels differ from the first ones by: sums, and sums of squares. Of values far from zero, sums
+// of their own squares would keep few digits of what differs between them.
+struct Moments {
+  float first[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+  float sums[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+  float squares[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+  int count = 0;
+
+  __device__ void add(const float (&value)[4]) {
+    for (int c = 0; c < 4; ++c) {
+      if (count == 0) first[c] = value[c];
+      const float difference = value[c] - first[c];
+      sums[c] += difference;
+      squares[c] += difference * difference;
+    }
+    ++count;
+  }
+};
+
+// How many pixels a block of `Place<G>` has.
 template <class G>
-__device__ inline void write_moments(float (&sums)[8], float* shared, const Place<G>& place, float* partial) {
+__device__ inline int pixels_of_block(int block) {
+  constexpr int lanes = static_cast<int>(G::lanes);
+  constexpr int step = static_cast<int>(G::blocks) * lanes;
+  constexpr int pixels = static_cast<int>(G::pixels);
+  const int rest = pixels % step - block * lanes;
+  return pixels / step * lanes + (rest < 0 ? 0 : rest < lanes ? rest : lanes);
+}
+
+// By block, a shift, and the sums of what values differ from it by and of the squares: partial [blocks, 3, C].
+template <class G>
+__device__ inline void write_moments(const Moments& own, float* shared, const Place<G>& place, float* partial) {
+  // What the first lane saw first; every block has a pixel there.
+  __shared__ float first[4 * G::quads];
+  const int quad = static_cast<int>(threadIdx.x % G::quads) * 4;
+  if (place.lane == 0)
+    for (int c = 0; c < 4; ++c) first[quad + c] = own.first[c];
+  __syncthreads();
+  const float count = static_cast<float>(own.count);
+  float sums[8];
+  for (int c = 0; c < 4; ++c) {
+    const float shift = own.first[c] - first[quad + c];
+    sums[c] = own.sums[c] + count * shift;
+    sums[4 + c] = own.squares[c] + shift * (2.0f * own.sums[c] + count * shift);
+  }
+  add_lanes<G>(sums, shared, place.lane);
+  if (place.lane == 0 && place.is_inside()) {
+    float* to = partial + static_cast<long long>(blockIdx.x) * 3 * G::channels;
+    write_channels<G>(first + quad, place.channel, to);
+    write_channels<G>(sums, place.channel, to + G::channels);
+    write_channels<G>(sums + 4, place.channel, to + 2 * G::channels);
+  }
+}
+
+// By block, two sums a channel: partial [blocks, 2, C].
+template <class G>
+__device__ inline void write_sums(float (&sums)[8], float* shared, const Place<G>& place, float* partial) {
   add_lanes<G>(sums, shared, place.lane);
   if (place.lane == 0 && place.is_inside()) {
     float* to = partial + static_cast<long long>(blockIdx.x) * 2 * G::channels;
@@ -101,7 +155,7 @@ __device__ inline void depthwise_forward(const T* input, const float* weight, co
   __syncthreads();
   const Place<G> place;
   const float* own = weights + place.channel % group;
-  float sums[8] = {0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f};
+  Moments seen;
   if (place.is_inside()) {
     float start[4] = {0.0f, 0.0f, 0.0f, 0.0f};
     if (G::bias) read_channels<G>(bias, place.channel, start);
@@ -127,61 +181,83 @@ __device__ inline void depthwise_forward(const T* input, const float* weight, co
           for (int c = 0; c < 4; ++c) sum[c] += value[c] * w[c];
         }
       store_quad<T, G::channels>(sum, place.channel, output + static_cast<long long>(p) * G::channels);
-      for (int c = 0; c < 4; ++c) {
-        sums[c] += sum[c];
-        sums[4 + c] += sum[c] * sum[c];
-      }
+      if (G::norm) seen.add(sum);
     }
   }
-  if (G::norm) write_moments<G>(sums, shared, place, partial);
+  if (G::norm) write_moments<G>(seen, shared, place, partial);
 }
 
 template <class T, class G>
 __device__ inline void moments(const T* input, float* partial) {
   alignas(16) __shared__ float shared[8 * (G::lanes / 2) * G::quads + 1];
   const Place<G> place;
-  float sums[8] = {0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f};
+  Moments seen;
   if (place.is_inside())
     for (unsigned p = place.pixel(); p < G::pixels; p += place.step) {
       float value[4];
       load_quad<T, G::channels>(input + static_cast<long long>(p) * G::channels, place.channel, value);
-      for (int c = 0; c < 4; ++c) {
-        sums[c] += value[c];
-        sums[4 + c] += value[c] * value[c];
-      }
+      seen.add(value);
     }
-  write_moments<G>(sums, shared, place, partial);
+  write_moments<G>(seen, shared, place, partial);
 }
 
-// The sums of the rows of `from` [G::rows, n, G::columns] for the G::width columns of a block of G::height warps. Columns
-// are those of threads 0 to G::width - 1.
+// Adds up `sum` over the G::height warps of a block, for n sums of G::width columns side by side: `sums` are those of the
+// thread's column.
 template <class G, int n>
-__device__ inline void add_rows(const float* from, double (&sums)[n]) {
+__device__ inline void add_warps(double sum, double (&sums)[n]) {
   static_assert(G::width * n == 32, "a warp reads a row");
   __shared__ double shared[32 * G::height];
   const int lane = threadIdx.x % 32;
-  const int warp = threadIdx.x / 32;
-  const int column = lane % static_cast<int>(G::width);
-  const long long at = blockIdx.x * G::width + column;
-  double sum = 0.0;
-  if (at < G::columns)
-#pragma unroll 8
-    for (int i = warp; i < G::rows; i += static_cast<int>(G::height))
-      sum += from[(static_cast<long long>(i) * n + lane / static_cast<int>(G::width)) * G::columns + at];
   shared[threadIdx.x] = sum;
   __syncthreads();
-  if (warp == 0) {
+  if (threadIdx.x / 32 == 0) {
     sum = 0.0;
 #pragma unroll 8
     for (int i = 0; i < G::height; ++i) sum += shared[i * 32 + lane];
     shared[lane] = sum;
   }
   __syncthreads();
-  for (int k = 0; k < n; ++k) sums[k] = shared[k * static_cast<int>(G::width) + column];
+  for (int k = 0; k < n; ++k) sums[k] = shared[k * static_cast<int>(G::width) + lane % static_cast<int>(G::width)];
 }
 
-// Of sums and sums of squares, what a batch normalization does: statistics [4, C] are mean, deviation, scale and
-// shift. Brings running statistics up to date.
+// The sums of the rows of `from` [G::rows, n, G::columns] for the G::width columns of a block of G::height warps. Columns
+// are those of threads 0 to G::width - 1.
+template <class G, int n>
+__device__ inline void add_rows(const float* from, double (&sums)[n]) {
+  const int lane = threadIdx.x % 32;
+  const long long at = blockIdx.x * G::width + lane % static_cast<int>(G::width);
+  double sum = 0.0;
+  if (at < G::columns)
+#pragma unroll 8
+    for (int i = threadIdx.x / 32; i < G::rows; i += static_cast<int>(G::height))
+      sum += from[(static_cast<long long>(i) * n + lane / static_cast<int>(G::width)) * G::columns + at];
+  add_warps<G>(sum, sums);
+}
+
+// The same of what `write_moments` left, from [G::rows, 3, G::columns]: over all pixels, the sums of what values differ
+// from the first block's shift by, and of the squares.
+template <class G>
+__device__ inline void add_moments(const float* from, double (&sums)[2]) {
+  const int lane = threadIdx.x % 32;
+  const bool squares = lane >= G::width;
+  const long long at = blockIdx.x * G::width + lane % static_cast<int>(G::width);
+  double sum = 0.0;
+  if (at < G::columns) {
+    const double first = from[at];
+#pragma unroll 4
+    for (int i = threadIdx.x / 32; i < G::rows; i += static_cast<int>(G::height)) {
+      const float* row = from + static_cast<long long>(i) * 3 * G::columns + at;
+      const double count = pixels_of_block<G>(i);
+      const double shift = row[0] - first;
+      const double own = row[G::columns];
+      sum += squares ? row[2 * G::columns] + shift * (2.0 * own + count * shift) : own + count * shift;
+    }
+  }
+  add_warps<G>(sum, sums);
+}
+
+// Of shifted sums and sums of squares, what a batch normalization does: statistics [4, C] are mean, deviation, scale
+// and shift. Brings running statistics up to date.
 template <class T, class G>
 __device__ inline void finish_moments(const float* partial, const float* weight, const float* bias,
                                       float* running_mean, float* running_var, long long* batches,
@@ -189,15 +265,17 @@ __device__ inline void finish_moments(const float* partial, const float* weight,
   const long long c = blockIdx.x * G::width + threadIdx.x;
   const bool is_column = threadIdx.x < G::width && c < G::columns;
   // Read before the sums are known, so that nothing waits for it.
+  const double first = is_column ? partial[c] : 0.0f;
   const float own_weight = G::weight && is_column ? weight[c] : 1.0f;
   const float own_bias = G::bias && is_column ? bias[c] : 0.0f;
   const float old_mean = G::running_mean && is_column ? running_mean[c] : 0.0f;
   const float old_var = G::running_var && is_column ? running_var[c] : 0.0f;
   double sums[2];
-  add_rows<G>(partial, sums);
+  add_moments<G>(partial, sums);
   if (!is_column) return;
-  const double mean = sums[0] * G::share;
-  const double raw = sums[1] * G::share - mean * mean;
+  const double off = sums[0] * G::share;
+  const double mean = first + off;
+  const double raw = sums[1] * G::share - off * off;
   const double variance = raw > 0.0 ? raw : raw != raw ? raw : 0.0;
   const float deviation = sqrtf(static_cast<float>(variance + G::eps));
   const float scale = own_weight / deviation;
@@ -275,7 +353,7 @@ __device__ inline void gradient_sums(const T* gradient, const T* input, const T*
       }
     }
   }
-  write_moments<G>(sums, shared, place, partial);
+  write_sums<G>(sums, shared, place, partial);
 }
 
 // Gradients of a batch normalization's weight and bias, and with what the gradient of its input is

@@ -75,7 +75,7 @@ class TrainingTail {
         normalized
             ? KernelSet::floats(x, {kernels_.blocks(shape_.depthwise ? TailShape::depthwise_forward
                                                                      : TailShape::moments),
-                                    2, shape_.channels})
+                                    3, shape_.channels})
             : torch::Tensor();
     torch::Tensor made = x;
     if (shape_.depthwise) {
