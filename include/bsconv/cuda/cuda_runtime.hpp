@@ -196,7 +196,7 @@ class CudaRuntime : public gpu::Runtime {
    public:
     RecordedRun(const std::function<torch::Tensor(const torch::Tensor&)>& work,
                 const torch::Tensor& input)
-        : input_(made_like(input)) {
+        : work_(work), input_(made_like(input)) {
       const c10::cuda::CUDAGuard guard(input.device());
       // Libraries choose their algorithms in a first run.
       work(input_);
@@ -215,6 +215,10 @@ class CudaRuntime : public gpu::Runtime {
     }
 
     torch::Tensor replay(const torch::Tensor& input) override {
+      // A part of what is recorded, such as a training step, can be no recording itself.
+      if (detail::is_recording()) {
+        return work_(input);
+      }
       const c10::cuda::CUDAGuard guard(input.device());
       const auto stream = c10::cuda::getCurrentCUDAStream(input.device().index());
       // The run before this one may be on another stream.
@@ -237,6 +241,7 @@ class CudaRuntime : public gpu::Runtime {
       return made;
     }
 
+    std::function<torch::Tensor(const torch::Tensor&)> work_;
     torch::Tensor input_;
     torch::Tensor output_;
     Graph graph_ = make_graph();

@@ -113,7 +113,16 @@ void record(at::cuda::CUDAGraph& graph, Work&& work) {
   const auto done = c10::make_scope_exit([] { detail::is_recording() = false; });
   const auto device = c10::cuda::current_device();
   const auto pool = at::cuda::graph_pool_handle();
-  graph.capture_begin(pool, cudaStreamCaptureModeThreadLocal);
+  TORCH_CHECK(c10::cuda::getCurrentCUDAStream() != c10::cuda::getDefaultCUDAStream(),
+              "a CUDA graph can't be recorded on the default stream");
+  try {
+    graph.capture_begin(pool, cudaStreamCaptureModeThreadLocal);
+  } catch (...) {
+    detail::abandon(graph, device, pool);
+    static_cast<void>(cudaGetLastError());
+    detail::restore_generator(device);
+    throw;
+  }
   std::exception_ptr failure;
   try {
     std::forward<Work>(work)();
@@ -135,8 +144,8 @@ void record(at::cuda::CUDAGraph& graph, Work&& work) {
   }
 }
 
-/// Launches what `graph` has recorded, on the current stream; within a recording, as a part of
-/// that.
+/// Launches what `graph` has recorded, on the current stream. LibTorch refuses it within a
+/// recording.
 inline void replay(at::cuda::CUDAGraph& graph) {
   const auto lock = detail::lock_out_recordings<std::shared_lock<std::shared_mutex>>();
   graph.replay();

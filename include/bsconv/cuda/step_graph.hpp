@@ -27,7 +27,7 @@ namespace bsconv::cuda {
 /// otherwise bound by their launches.
 ///
 /// The first steps run operator by operator, so that libraries choose their algorithms and the
-/// optimizer its state. Batches of another size than the first, such as the last of an epoch, run
+/// optimizer its state. Batches that are smaller than the others, such as the last of an epoch, run
 /// so always, as do all if a step can't be recorded, with a warning that says why. The recorded
 /// kernels have the priority of the stream that was current at the first step.
 class StepGraph : public train::StepRecorder {
@@ -38,7 +38,9 @@ class StepGraph : public train::StepRecorder {
   }
 
   train::StepResult run(const std::vector<torch::Tensor>& inputs, const Step& step) override {
-    if (steps_ == 0) {
+    // The first batch after a resume may be the small last one of an epoch.
+    if (steps_ == 0 || is_larger(inputs.front(), shapes_.front())) {
+      forget();
       shapes_ = inputs;
     }
     if (failed_ || !fits(inputs)) {
@@ -72,6 +74,10 @@ class StepGraph : public train::StepRecorder {
   bool is_recorded() const noexcept { return graph_ != nullptr; }
 
  private:
+  static bool is_larger(const torch::Tensor& images, const torch::Tensor& known) {
+    return images.dim() > 0 && known.dim() > 0 && images.size(0) > known.size(0);
+  }
+
   bool fits(const std::vector<torch::Tensor>& inputs) const {
     if (inputs.size() != shapes_.size()) {
       return false;
@@ -130,14 +136,15 @@ class StepGraph : public train::StepRecorder {
         cuda::record(*graph, [&] { result_ = step(inputs_); });
         return true;
       });
-    } catch (const c10::Error& error) {
+    } catch (const std::exception& error) {
       failed_ = true;
       result_ = {};
       inputs_.clear();
+      const auto* own = dynamic_cast<const c10::Error*>(&error);
       TORCH_WARN(
           "the training step can't be recorded as a CUDA graph and runs operator by "
           "operator: ",
-          error.what_without_backtrace());
+          own != nullptr ? own->what_without_backtrace() : error.what());
       return false;
     }
     graph_ = std::move(graph);

@@ -74,13 +74,18 @@ class Compiler {
     const std::lock_guard lock(mutex_);
     const auto [found, added] = choices_.emplace(key, 0);
     if (added && ways > 1) {
-      double least = 0;
-      for (std::size_t way = 0; way < ways; ++way) {
-        const double seconds = time(way);
-        if (way == 0 || seconds < least) {
-          least = seconds;
-          found->second = way;
+      try {
+        double least = 0;
+        for (std::size_t way = 0; way < ways; ++way) {
+          const double seconds = time(way);
+          if (way == 0 || seconds < least) {
+            least = seconds;
+            found->second = way;
+          }
         }
+      } catch (...) {
+        choices_.erase(found);
+        throw;
       }
     }
     return found->second;

@@ -97,6 +97,7 @@ class Learner {
                       options_.clip_grad_norm() == 0 && options_.accumulate() == 1 &&
                       communicator_ == nullptr && can_step_at_once();
     recorder_ = fits ? std::move(recorder) : nullptr;
+    buffers_ = module_->buffers();
     return recorder_ != nullptr;
   }
 
@@ -244,11 +245,13 @@ class Learner {
   }
 
  private:
-  // A repeated step changes the weights without LibTorch's operators; who has kept something made
-  // of them, such as an `OptimizedModel`, must notice.
+  // A repeated step changes weights and running statistics without LibTorch's operators; who has
+  // kept something made of them, such as an `OptimizedModel`, must notice.
   void count_changes() {
-    for (const auto& value : values_) {
-      value.unsafeGetTensorImpl()->bump_version();
+    for (const auto* tensors : {&values_, &buffers_}) {
+      for (const auto& tensor : *tensors) {
+        tensor.unsafeGetTensorImpl()->bump_version();
+      }
     }
   }
 
@@ -310,6 +313,8 @@ class Learner {
   TrainOptions options_;
   weights::StateDict parameters_;
   std::vector<torch::Tensor> values_;
+  /// Of a module whose steps are recorded.
+  std::vector<torch::Tensor> buffers_;
   std::unique_ptr<torch::optim::Optimizer> optimizer_;
   std::optional<GradScaler> scaler_;
   std::optional<Ema> ema_;
