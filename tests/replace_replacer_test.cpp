@@ -60,6 +60,24 @@ TEST(Replacer, ExchangesInContainers) {
             std::string::npos);
 }
 
+TEST(Replacer, OneOfTheTimesThatAModuleStandsInAContainer) {
+  const torch::nn::ReLU shared;
+  const ReplacementRule last = {
+      [](const torch::nn::Module&, const std::string& path) { return path == "2"; },
+      [](const torch::nn::Module&, const std::string&) {
+        return torch::nn::AnyModule(torch::nn::Tanh());
+      }};
+  torch::nn::Sequential sequential{shared, torch::nn::Sigmoid(), shared};
+  EXPECT_EQ(Replacer({last}).apply(*sequential).replaced(), 1U);
+  const auto x = torch::randn({3, 4});
+  EXPECT_TRUE(torch::equal(sequential->forward(x), x.relu().sigmoid().tanh()));
+  EXPECT_NE(sequential->named_children()["2"]->as<torch::nn::Tanh>(), nullptr);
+  torch::nn::ModuleList list{shared, torch::nn::Sigmoid(), shared};
+  EXPECT_EQ(Replacer({last}).apply(*list).replaced(), 1U);
+  EXPECT_NE(list[2]->as<torch::nn::Tanh>(), nullptr);
+  EXPECT_NE(list[0]->as<torch::nn::ReLU>(), nullptr);
+}
+
 TEST(Replacer, ARuleThatThrowsLeavesTheModelAsItWas) {
   torch::nn::Sequential model{torch::nn::Conv2d(1, 1, 1), TypedRelu(), torch::nn::Conv2d(1, 1, 1)};
   const auto x = torch::randn({1, 1, 3, 3});

@@ -15,8 +15,10 @@
 #include <bsconv/util/rng_guard.hpp>
 
 #include <algorithm>
+#include <cstddef>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <typeinfo>
 #include <unordered_map>
@@ -240,20 +242,54 @@ class Replacer {
         return "its holder (" + parent.name() +
                ") has it as a member of a fixed type; only Conv2d can be replaced there";
       }
+      const auto entry = sequential != nullptr ? entry_of(*sequential, name, child)
+                         : list != nullptr     ? entry_of(*list, name, child)
+                                               : std::optional<std::ptrdiff_t>(0);
+      if (!entry) {
+        return "its holder (" + parent.name() + ") runs it under another name only";
+      }
       placements.emplace_back([=, &parent, made = torch::nn::AnyModule(make_module())] {
         if (host != nullptr) {
           host->replace_child(name, made);
         } else if (sequential != nullptr) {
-          *find(*sequential, child) = made;
+          *(sequential->begin() + *entry) = made;
           parent.replace_module(name, made.ptr());
         } else if (list != nullptr) {
-          *find(*list, child) = made.ptr();
+          *(list->begin() + *entry) = made.ptr();
           parent.replace_module(name, made.ptr());
         } else {
           dict->update({{name, made.ptr()}});
         }
       });
       return {};
+    }
+
+    // The entry of `container` that is registered as `name`: `child` may stand in it several times.
+    template <class Container>
+    static std::optional<std::ptrdiff_t> entry_of(Container& container, const std::string& name,
+                                                  const std::shared_ptr<torch::nn::Module>& child) {
+      std::ptrdiff_t before = 0;
+      for (const auto& item : container.named_children()) {
+        if (item.key() == name) {
+          break;
+        }
+        before += item.value() == child ? 1 : 0;
+      }
+      for (auto entry = container.begin(); entry != container.end(); ++entry) {
+        if (module_of(*entry) == child && before-- == 0) {
+          return entry - container.begin();
+        }
+      }
+      return std::nullopt;
+    }
+
+    static std::shared_ptr<torch::nn::Module> module_of(const torch::nn::AnyModule& entry) {
+      return entry.ptr();
+    }
+
+    static std::shared_ptr<torch::nn::Module> module_of(
+        const std::shared_ptr<torch::nn::Module>& entry) {
+      return entry;
     }
 
     static torch::nn::SequentialImpl::Iterator find(
