@@ -274,6 +274,19 @@ TEST(Distributed, SyncBatchNormLeavesInstanceNormsAlone) {
   });
 }
 
+TEST(Distributed, SyncBatchNormHasNoGradientsOfGradients) {
+  together(2, /*sync_batch_norm=*/true, [](ProcessGroup& group) {
+    torch::nn::BatchNorm2d norm(3);
+    const auto images = torch::randn({2, 3, 4, 4}).requires_grad_();
+    const auto output = group.run([&](const torch::Tensor& x) { return norm(x); }, images);
+    EXPECT_THAT(error_of([&] {
+                  torch::autograd::grad({output.square().sum()}, {images}, {},
+                                        /*retain_graph=*/true, /*create_graph=*/true);
+                }),
+                HasSubstr("has no gradients of gradients"));
+  });
+}
+
 TEST(Distributed, ProcessesAtDifferentPlacesAreRefused) {
   together(2, false, [](ProcessGroup& group) {
     const torch::nn::Sequential net(torch::nn::Flatten(), torch::nn::Linear(3 * 32 * 32, 10));

@@ -65,6 +65,8 @@ class SyncBatchNormFunction : public torch::autograd::Function<SyncBatchNormFunc
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
                                                  const torch::autograd::variable_list& gradients) {
+    TORCH_CHECK(!torch::GradMode::is_enabled(),
+                "synchronized batch normalization has no gradients of gradients");
     const auto input = context->get_saved_variables().front();
     const auto capsule = context->saved_data["norm"].toCapsule();
     const auto& kept = static_cast<const SyncBatchNormContext&>(*capsule);
