@@ -186,6 +186,9 @@ void train(const TrainFlags& flags) {
   if (processes != nullptr) {
     trainer.communicator(processes);
   }
+  // A pipe that nobody reads any more ends the training as a signal does, and with a checkpoint; a
+  // full disk doesn't: there is the log.
+  std::signal(SIGPIPE, SIG_IGN);
   std::optional<RunFolder> folder;
   const auto print = [&folder](const std::string& text) {
     if (folder) {
@@ -210,9 +213,6 @@ void train(const TrainFlags& flags) {
     print(text.str());
   }
   const bsconv::train::InterruptGuard guard;
-  // A pipe that nobody reads any more ends the training as a signal does, and with a checkpoint; a
-  // full disk doesn't: there is the log.
-  std::signal(SIGPIPE, SIG_IGN);
   trainer.stop_when([to_pipe = output_is_a_pipe()] {
     return bsconv::train::InterruptGuard::requested() || (to_pipe && !std::cout.good());
   });
