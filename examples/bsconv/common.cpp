@@ -8,6 +8,8 @@
 #include <bsconv/weights/state_dict.hpp>
 #include <bsconv/zoo.hpp>
 
+#include <iostream>
+#include <nlohmann/json.hpp>
 #include <set>
 #include <system_error>
 
@@ -83,7 +85,7 @@ bsconv::weights::WeightFile load_model_weights(const std::filesystem::path& path
     file.tensors = store.load_weights(card);
     file.metadata = {{"architecture", card.architecture}, {"dataset", card.dataset}};
   } else {
-    const auto found = find_weight_file(path);
+    const auto found = in_directory(path, "best.safetensors");
     file = bsconv::weights::load_weights(found, bsconv::weights::PthOptions().key(key));
     if (bsconv::train::is_checkpoint(file.metadata)) {
       const auto checkpoint = bsconv::train::load_checkpoint(found);
@@ -92,10 +94,19 @@ bsconv::weights::WeightFile load_model_weights(const std::filesystem::path& path
                        {"dataset", checkpoint.info.dataset}};
     }
   }
+  check_key(key, file, path);
+  return file;
+}
+
+void check_key(const std::string& key, const bsconv::weights::WeightFile& file,
+               const std::filesystem::path& path) {
   if (!key.empty() && file.format != bsconv::weights::WeightFormat::pth) {
     throw UsageError("--key is for PyTorch's files, which '" + path.native() + "' is not");
   }
-  return file;
+}
+
+void print_json(const nlohmann::ordered_json& json) {
+  std::cout << json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) << '\n';
 }
 
 void check_is_unchanged_model(const bsconv::weights::WeightFile& file,

@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <nlohmann/json_fwd.hpp>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -49,6 +50,10 @@ std::filesystem::path find_weight_file(const std::filesystem::path& path);
 bsconv::weights::WeightFile load_model_weights(const std::filesystem::path& path,
                                                const std::string& key = "");
 
+/// Throws a `UsageError` if `key` is given and `file`, read from `path`, is none of PyTorch's.
+void check_key(const std::string& key, const bsconv::weights::WeightFile& file,
+               const std::filesystem::path& path);
+
 /// Throws if `file`, read from `path`, is of a model that was changed beyond its name: then no
 /// model of the zoo has these tensors.
 void check_is_unchanged_model(const bsconv::weights::WeightFile& file,
@@ -58,6 +63,9 @@ void check_is_unchanged_model(const bsconv::weights::WeightFile& file,
 /// mode.
 bsconv::Layer make_model(const std::string& architecture, const bsconv::weights::WeightFile& file,
                          const std::filesystem::path& path);
+
+/// Prints `json` as one line. Names in files, and of files, may be no UTF-8, which JSON is.
+void print_json(const nlohmann::ordered_json& json);
 
 /// `path` itself, or its `file_name` if it is a directory.
 std::filesystem::path in_directory(const std::filesystem::path& path, const char* file_name);

@@ -36,19 +36,18 @@ struct EvaluateFlags {
 
 /// Prints one line of JSON: accuracies in percent, as on a model's card; null what was not
 /// measured.
-void print_json(const TrainedModel& trained, const std::string& dataset,
+void print_sums(const TrainedModel& trained, const std::string& dataset,
                 const bsconv::train::MetricSums& sums) {
   const auto mean = sums.mean();
-  const nlohmann::ordered_json row = {{"model", trained.origin},
-                                      {"architecture", trained.info.architecture},
-                                      {"epoch", trained.epoch},
-                                      {"averaged", trained.averaged},
-                                      {"dataset", dataset},
-                                      {"images", sums.examples},
-                                      {"loss", mean.loss},
-                                      {"top1", 100 * mean.accuracy},
-                                      {"top5", 100 * mean.accuracy_top5}};
-  std::cout << row.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) << '\n';
+  print_json({{"model", trained.origin},
+              {"architecture", trained.info.architecture},
+              {"epoch", trained.epoch},
+              {"averaged", trained.averaged},
+              {"dataset", dataset},
+              {"images", sums.examples},
+              {"loss", mean.loss},
+              {"top1", 100 * mean.accuracy},
+              {"top5", 100 * mean.accuracy_top5}});
 }
 
 /// The precision of the flag; without it, the one that was trained in.
@@ -91,7 +90,7 @@ void evaluate(const EvaluateFlags& flags) {
           .workers(flags.workers),
       {std::make_shared<bsconv::train::Progress>(as_json ? std::cerr : std::cout)});
   if (as_json) {
-    print_json(trained, dataset_name, sums);
+    print_sums(trained, dataset_name, sums);
     report_broken_images(std::cerr, {&test});
     return;
   }

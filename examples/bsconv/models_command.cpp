@@ -29,7 +29,7 @@ void list_names(const ModelsFlags& flags) {
   TORCH_CHECK(!names.empty(), "no model matches '", flags.pattern,
               "'; 'bsconv models' lists the names");
   if (flags.format == "json") {
-    std::cout << nlohmann::json(names).dump() << '\n';
+    print_json(names);
     return;
   }
   for (const auto& name : names) {
@@ -68,9 +68,7 @@ void list_trained(const ModelsFlags& flags) {
     }
   }
   if (flags.format == "json") {
-    // Paths may be no UTF-8, which JSON is.
-    std::cout << list.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace)
-              << '\n';
+    print_json(list);
   }
 }
 

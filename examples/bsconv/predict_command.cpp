@@ -43,15 +43,15 @@ void print_table(const std::string& file, const Prediction& prediction) {
   }
 }
 
-/// Prints one line. Names of files and classes may be no UTF-8, which JSON is.
-void print_json(const std::string& file, const std::string& model, const Prediction& prediction) {
+/// Prints one line.
+void print_line(const std::string& file, const std::string& model, const Prediction& prediction) {
   nlohmann::ordered_json row = {{"image", file}, {"model", model}};
   auto& classes = row["classes"] = nlohmann::ordered_json::array();
   for (std::size_t rank = 0; rank < prediction.names.size(); ++rank) {
     classes.push_back(
         {{"name", prediction.names[rank]}, {"probability", prediction.probabilities[rank]}});
   }
-  std::cout << row.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) << '\n';
+  print_json(row);
 }
 
 void predict(const PredictFlags& flags) {
@@ -82,7 +82,7 @@ void predict(const PredictFlags& flags) {
       prediction.probabilities.push_back(values[rank].item<double>());
     }
     if (flags.format == "json") {
-      print_json(file.native(), trained.origin, prediction);
+      print_line(file.native(), trained.origin, prediction);
     } else {
       print_table(file.native(), prediction);
     }

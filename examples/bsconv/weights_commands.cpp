@@ -50,11 +50,6 @@ std::string type_of(int32_t number) {
   return type ? c10::toString(*type) : "type " + std::to_string(number);
 }
 
-// Names in a file may be no UTF-8, which JSON is.
-void print_json(const nlohmann::ordered_json& json) {
-  std::cout << json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) << '\n';
-}
-
 void inspect_onnx(const InspectArguments& arguments) {
   const auto model = bsconv::onnx::load_onnx(arguments.file);
   if (arguments.format == "json") {
@@ -129,9 +124,7 @@ void inspect(const InspectArguments& arguments) {
   const auto file = is_onnx ? bsconv::weights::WeightFile()
                             : bsconv::weights::load_weights(
                                   path, bsconv::weights::PthOptions().key(arguments.key));
-  if (!arguments.key.empty() && (is_onnx || file.format != bsconv::weights::WeightFormat::pth)) {
-    throw UsageError("--key is for PyTorch's files, which '" + path.native() + "' is not");
-  }
+  check_key(arguments.key, file, path);
   if (is_onnx) {
     inspect_onnx(arguments);
     return;

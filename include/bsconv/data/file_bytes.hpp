@@ -11,17 +11,15 @@
 
 #include <torch/types.h>
 
+#include <bsconv/util/regular_file.hpp>
+
 namespace bsconv::data::detail {
 
 /// The bytes of a file; the error starts with `origin`.
 inline std::vector<uint8_t> read_bytes(const std::filesystem::path& path,
                                        const std::string& origin) {
+  bsconv::detail::check_regular_file(path, origin);
   std::error_code error;
-  const auto found = std::filesystem::status(path, error);
-  TORCH_CHECK(found.type() != std::filesystem::file_type::not_found, origin, " does not exist");
-  TORCH_CHECK(found.type() != std::filesystem::file_type::none, origin,
-              " cannot be read: ", error.message());
-  TORCH_CHECK(std::filesystem::is_regular_file(found), origin, " is not a regular file");
   const auto size = std::filesystem::file_size(path, error);
   TORCH_CHECK(!error, origin, " cannot be read: ", error.message());
   std::ifstream file(path, std::ios::binary);

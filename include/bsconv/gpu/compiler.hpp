@@ -72,23 +72,21 @@ class Compiler {
   template <class Time>
   std::size_t fastest(const std::string& key, std::size_t ways, Time&& time) {
     const std::lock_guard lock(mutex_);
-    const auto [found, added] = choices_.emplace(key, 0);
-    if (added && ways > 1) {
-      try {
-        double least = 0;
-        for (std::size_t way = 0; way < ways; ++way) {
-          const double seconds = time(way);
-          if (way == 0 || seconds < least) {
-            least = seconds;
-            found->second = way;
-          }
-        }
-      } catch (...) {
-        choices_.erase(found);
-        throw;
+    const auto known = choices_.find(key);
+    if (known != choices_.end()) {
+      return known->second;
+    }
+    std::size_t best = 0;
+    double least = 0;
+    for (std::size_t way = 0; ways > 1 && way < ways; ++way) {
+      const double seconds = time(way);
+      if (way == 0 || seconds < least) {
+        least = seconds;
+        best = way;
       }
     }
-    return found->second;
+    choices_.emplace(key, best);
+    return best;
   }
 
  private:

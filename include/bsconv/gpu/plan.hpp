@@ -75,9 +75,7 @@ class Plan : public infer::Executable {
       }
       if (step.node < graph.nodes.size()) {
         const auto& node = graph.nodes[step.node];
-        if (!node.outputs.empty()) {
-          line.shape = graph.values[node.outputs.front()].sizes;
-        }
+        line.shape = graph.result_sizes(node);
         line.reason = node.reason;
       } else {
         line.shape = result.input;

@@ -75,7 +75,7 @@ class Recorder : public OperatorObserver, public Lowering {
       });
     }
     if (depends) {
-      throw NotCapturable("the shape of what " + name + " gives depends on numbers");
+      throw NotCapturable::shape_of(name);
     }
   }
 };

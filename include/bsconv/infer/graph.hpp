@@ -133,6 +133,11 @@ struct Node {
 class NotCapturable : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
+
+  /// Of an operator whose results have other shapes with other numbers.
+  static NotCapturable shape_of(const std::string& source) {
+    return NotCapturable("the shape of what " + source + " gives depends on numbers");
+  }
 };
 
 /// A model's operations in the order in which they ran.
@@ -165,6 +170,11 @@ struct Graph {
                   tensor.numel() > 0;
     values.push_back(std::move(value));
     return values.size() - 1;
+  }
+
+  /// The shape of the first of what `node` gives; none if it gives nothing.
+  std::vector<int64_t> result_sizes(const Node& node) const {
+    return node.outputs.empty() ? std::vector<int64_t>() : values[node.outputs.front()].sizes;
   }
 
   /// The node that makes `value` if it is not removed and nothing else uses the value.

@@ -383,14 +383,17 @@ class Lowering : public ValueTracker {
 
   // An argument to keep.
   c10::IValue as_it_was(const c10::IValue& argument) const {
-    if (argument.isTensor() && argument.toTensor().defined() && may_change(argument.toTensor())) {
-      return argument.toTensor().clone();
+    const auto keep = [this](const torch::Tensor& tensor) {
+      return tensor.defined() && may_change(tensor) ? tensor.clone() : tensor;
+    };
+    if (argument.isTensor()) {
+      return keep(argument.toTensor());
     }
     if (argument.isOptionalTensorList()) {
       c10::List<std::optional<torch::Tensor>> kept;
       for (auto tensor : argument.toOptionalTensorVector()) {
-        if (tensor && tensor->defined() && may_change(*tensor)) {
-          tensor = tensor->clone();
+        if (tensor) {
+          tensor = keep(*tensor);
         }
         kept.push_back(std::move(tensor));
       }
@@ -400,11 +403,7 @@ class Lowering : public ValueTracker {
       return argument;
     }
     auto tensors = argument.toTensorVector();
-    for (auto& tensor : tensors) {
-      if (tensor.defined() && may_change(tensor)) {
-        tensor = tensor.clone();
-      }
-    }
+    std::transform(tensors.begin(), tensors.end(), tensors.begin(), keep);
     return tensors;
   }
 

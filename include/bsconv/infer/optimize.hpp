@@ -67,7 +67,6 @@ class OptimizedModel {
                  const torch::Tensor& example, const OptimizeOptions& options)
       : state_(std::make_shared<State>(std::move(model), std::move(forward), example, options)) {
     state_->check_input(example);
-    const c10::impl::ExcludeDispatchKeyGuard as_planned(c10::autocast_dispatch_keyset);
     static_cast<void>(state_->plan_for(example));
   }
 
@@ -124,7 +123,6 @@ class OptimizedModel {
   /// What was made of the model for inputs like `input`; plans it if need be.
   InferenceReport report(const torch::Tensor& input) const {
     check_plannable(input);
-    const c10::impl::ExcludeDispatchKeyGuard as_planned(c10::autocast_dispatch_keyset);
     return state_->plan_for(input)->report;
   }
 
@@ -229,6 +227,8 @@ class OptimizedModel {
           return found->second.first;
         }
       }
+      // As it will run, whatever the caller's autocast.
+      const c10::impl::ExcludeDispatchKeyGuard as_planned(c10::autocast_dispatch_keyset);
       std::shared_ptr<const Entry> made = make(input);
       const std::lock_guard lock(mutex);
       if (plans.empty()) {

@@ -92,9 +92,7 @@ class Plan : public Executable {
       InferenceStep step;
       if (entry.node < graph.nodes.size()) {
         const auto& node = graph.nodes[entry.node];
-        if (!node.outputs.empty()) {
-          step.shape = graph.values[node.outputs.front()].sizes;
-        }
+        step.shape = graph.result_sizes(node);
         step.description = node.source;
         step.reason = node.reason;
       } else {
@@ -300,16 +298,13 @@ class Plan : public Executable {
     // What only changes a shape can't look at images with channels last.
     const bool views = bsconv::detail::returns_view(*node.op);
     infer::run_operator(
-        node,
+        graph, node,
         [&](std::size_t value, bool written) {
           // What an operator changes or passes on must not be an arena's memory.
           const auto tensor = tensor_of(value, context, tensors, images);
           return written ? tensor.clone() : views ? tensor.contiguous() : tensor;
         },
         [&](std::size_t value, const torch::Tensor& tensor) {
-          if (tensor.sizes() != graph.values[value].sizes) {
-            throw NotCapturable("the shape of what " + node.source + " gives depends on numbers");
-          }
           if (buffer_of[value] != nullptr) {
             bring_in(value, tensor, context, images);
           }

@@ -34,10 +34,11 @@ inline void put_tensor(c10::IValue& place, int64_t at, const torch::Tensor& tens
 
 }  // namespace detail
 
-/// Runs the operator of `node`: `get(value, written)` gives the tensor of a value, which the
-/// operator changes if `written`, and `take(value, tensor)` gets those that it makes.
+/// Runs the operator of `node` of `graph`: `get(value, written)` gives the tensor of a value, which
+/// the operator changes if `written`, and `take(value, tensor)` gets those that it makes. Throws
+/// `NotCapturable` if one has another shape than in the captured run.
 template <class Get, class Take>
-void run_operator(const Node& node, Get&& get, Take&& take) {
+void run_operator(const Graph& graph, const Node& node, Get&& get, Take&& take) {
   torch::jit::Stack stack = node.arguments;
   for (const auto& [argument, at, value] : node.values) {
     detail::put_tensor(stack[static_cast<std::size_t>(argument)], at,
@@ -47,8 +48,12 @@ void run_operator(const Node& node, Get&& get, Take&& take) {
   for (std::size_t i = 0; i < node.outputs.size(); ++i) {
     const auto [position, at] = node.results[i];
     const auto& result = stack[static_cast<std::size_t>(position)];
-    take(node.outputs[i],
-         at < 0 ? result.toTensor() : result.toTensorVector()[static_cast<std::size_t>(at)]);
+    const auto tensor =
+        at < 0 ? result.toTensor() : result.toTensorVector()[static_cast<std::size_t>(at)];
+    if (tensor.sizes() != graph.values[node.outputs[i]].sizes) {
+      throw NotCapturable::shape_of(node.source);
+    }
+    take(node.outputs[i], tensor);
   }
 }
 

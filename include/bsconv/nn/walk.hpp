@@ -5,12 +5,20 @@
 #include <bsconv/nn/graft.hpp>
 
 #include <algorithm>
+#include <memory>
 #include <string>
 #include <unordered_set>
 
 namespace bsconv {
 
 namespace detail {
+
+/// Whether `child` is registered in `module` itself.
+inline bool has_child(const torch::nn::Module& module,
+                      const std::shared_ptr<torch::nn::Module>& child) {
+  const auto children = module.children();
+  return std::find(children.begin(), children.end(), child) != children.end();
+}
 
 template <class Module, class Visitor>
 void walk(Module& module, const std::string& path,
@@ -20,11 +28,8 @@ void walk(Module& module, const std::string& path,
   }
   visit(module, path);
   const auto substitute = grafted_substitute(module);
-  const bool is_child = [&] {
-    const auto children = module.children();
-    return std::find(children.begin(), children.end(), substitute) != children.end();
-  }();
-  if (substitute != nullptr && !is_child && seen.insert(substitute.get()).second) {
+  if (substitute != nullptr && !has_child(module, substitute) &&
+      seen.insert(substitute.get()).second) {
     visit(static_cast<Module&>(*substitute), path);
   }
   for (const auto& child : module.named_children()) {

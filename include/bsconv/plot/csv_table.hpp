@@ -9,12 +9,12 @@
 #include <iterator>
 #include <limits>
 #include <string>
-#include <system_error>
 #include <utility>
 #include <vector>
 
 #include <c10/util/Exception.h>
 
+#include <bsconv/util/regular_file.hpp>
 #include <bsconv/util/text.hpp>
 
 namespace bsconv::plot {
@@ -25,14 +25,8 @@ class CsvTable {
   /// Reads the file at `path`. Throws `c10::Error` with the path, and the line where there is one,
   /// if it can't be read, has no names, or a row has another number of cells.
   static CsvTable read(const std::filesystem::path& path) {
-    std::error_code error;
-    // Opening a pipe would wait for its writer.
-    const bool is_file = std::filesystem::is_regular_file(path, error);
-    std::ifstream file;
-    if (is_file) {
-      file.open(path, std::ios::binary);
-    }
-    TORCH_CHECK(is_file && file, "cannot read '", path.native(), "'");
+    auto file = bsconv::detail::open_regular_file(path);
+    TORCH_CHECK(file.is_open(), "cannot read '", path.native(), "'");
     std::string text(std::istreambuf_iterator<char>(file), {});
     // Spreadsheets put a byte order mark before UTF-8.
     if (text.rfind("\xef\xbb\xbf", 0) == 0) {

@@ -4,11 +4,9 @@
 #include <cstdint>
 #include <exception>
 #include <filesystem>
-#include <fstream>
 #include <limits>
 #include <map>
 #include <string>
-#include <system_error>
 #include <type_traits>
 #include <vector>
 
@@ -16,6 +14,7 @@
 #include <nlohmann/json.hpp>
 
 #include <bsconv/util/json_value.hpp>
+#include <bsconv/util/regular_file.hpp>
 #include <bsconv/weights/atomic_file.hpp>
 
 namespace bsconv {
@@ -96,11 +95,7 @@ inline std::string card_text(const ModelCard& card) {
 /// Reads a card. Throws `c10::Error` with the path, and the key where there is one, if it can't be
 /// read, is no JSON, lacks something, or names a file of weights outside its folder.
 inline ModelCard read_model_card(const std::filesystem::path& path) {
-  std::error_code error;
-  std::ifstream file;
-  if (std::filesystem::is_regular_file(path, error)) {
-    file.open(path, std::ios::binary);
-  }
+  auto file = bsconv::detail::open_regular_file(path);
   TORCH_CHECK(file.is_open(), "model card '", path.native(), "' cannot be read");
   ModelCard card;
   const char* where = nullptr;

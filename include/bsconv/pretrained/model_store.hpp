@@ -88,20 +88,25 @@ class ModelStore {
   /// it can't be read.
   const ModelCard& card(const std::string& name) const {
     const auto key = detail::lower(name);
+    const ModelCard* first = nullptr;
     std::vector<std::string> names;
     for (const auto& card : cards_) {
       if (detail::lower(card.name) == key) {
         return card;
       }
-      if (detail::lower(card.architecture) == key) {
-        check_is_first(key, card.name);
-        return card;
+      if (first == nullptr && detail::lower(card.architecture) == key) {
+        first = &card;
       }
       names.push_back(card.name);
     }
     for (const auto& [file, reason] : unreadable_) {
-      TORCH_CHECK(detail::lower(file) != key && detail::lower(file).rfind(key + ".", 0) != 0,
-                  reason);
+      const auto stem = detail::lower(file);
+      const bool is_meant = stem == key || stem.rfind(key + ".", 0) == 0;
+      // Another model would take the place of one whose card is damaged.
+      TORCH_CHECK(!is_meant || (first != nullptr && file >= first->name), reason);
+    }
+    if (first != nullptr) {
+      return *first;
     }
     TORCH_CHECK_VALUE(!names.empty(), "trained models: there are none in '", directory_.native(),
                       "'");
@@ -121,13 +126,6 @@ class ModelStore {
   }
 
  private:
-  // Another model would take the place of one whose card is damaged.
-  void check_is_first(const std::string& architecture, const std::string& name) const {
-    for (const auto& [file, reason] : unreadable_) {
-      TORCH_CHECK(file >= name || detail::lower(file).rfind(architecture + ".", 0) != 0, reason);
-    }
-  }
-
   std::filesystem::path directory_;
   std::vector<ModelCard> cards_;
   std::map<std::string, std::string> unreadable_;

@@ -10,6 +10,7 @@
 #include <bsconv/capture/operator_capture.hpp>
 #include <bsconv/nn/call_observer.hpp>
 #include <bsconv/nn/graft.hpp>
+#include <bsconv/nn/walk.hpp>
 #include <bsconv/profile/cost.hpp>
 #include <bsconv/profile/profile.hpp>
 #include <bsconv/profile/state_guard.hpp>
@@ -207,10 +208,8 @@ class ProfileObserver : public OperatorObserver, public CallObserver {
     parents_.push_back(parent);
     const auto substitute = grafted_substitute(module);
     grafted_.push_back(substitute != nullptr);
-    const auto children = module.children();
     // One that is a child has a row of its own.
-    if (substitute != nullptr &&
-        std::find(children.begin(), children.end(), substitute) == children.end()) {
+    if (substitute != nullptr && !has_child(module, substitute)) {
       index_.emplace(substitute.get(), row);
     }
     std::string name = lower(short_type(module));

@@ -207,7 +207,7 @@ class Replacer {
     static bool exchanges(torch::nn::Module& parent, const std::string& name,
                           const std::shared_ptr<torch::nn::Module>& child) {
       if (auto* sequential = dynamic_cast<torch::nn::SequentialImpl*>(&parent)) {
-        return find(*sequential, child) != sequential->end();
+        return holds(*sequential, child);
       }
       const auto* host = dynamic_cast<const ChildHost*>(&parent);
       return host != nullptr && host->holds_child(name);
@@ -236,8 +236,7 @@ class Replacer {
       auto* sequential = dynamic_cast<torch::nn::SequentialImpl*>(&parent);
       auto* list = dynamic_cast<torch::nn::ModuleListImpl*>(&parent);
       auto* dict = dynamic_cast<torch::nn::ModuleDictImpl*>(&parent);
-      if (!exchanges(parent, name, child) &&
-          (list == nullptr || find(*list, child) == list->end()) &&
+      if (!exchanges(parent, name, child) && (list == nullptr || !holds(*list, child)) &&
           (dict == nullptr || !dict->contains(name))) {
         return "its holder (" + parent.name() +
                ") has it as a member of a fixed type; only Conv2d can be replaced there";
@@ -292,15 +291,11 @@ class Replacer {
       return entry;
     }
 
-    static torch::nn::SequentialImpl::Iterator find(
-        torch::nn::SequentialImpl& sequential, const std::shared_ptr<torch::nn::Module>& child) {
-      return std::find_if(sequential.begin(), sequential.end(),
-                          [&](auto& entry) { return entry.ptr() == child; });
-    }
-
-    static torch::nn::ModuleListImpl::Iterator find(
-        torch::nn::ModuleListImpl& list, const std::shared_ptr<torch::nn::Module>& child) {
-      return std::find(list.begin(), list.end(), child);
+    // Whether `child` is an entry of `container`.
+    template <class Container>
+    static bool holds(Container& container, const std::shared_ptr<torch::nn::Module>& child) {
+      return std::any_of(container.begin(), container.end(),
+                         [&](const auto& entry) { return module_of(entry) == child; });
     }
   };
 

@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 #include <torch/types.h>
 #include <unistd.h>
+#include <bsconv/util/regular_file.hpp>
 
 #include <cerrno>
 #include <cstddef>
@@ -31,12 +32,7 @@ class MappedFile {
   /// file 'a'", if it is no regular file or can't be opened.
   static std::shared_ptr<const MappedFile> open(const std::filesystem::path& path,
                                                 const std::string& origin) {
-    std::error_code error;
-    const auto found = std::filesystem::status(path, error);
-    TORCH_CHECK(found.type() != std::filesystem::file_type::not_found, origin, " does not exist");
-    TORCH_CHECK(found.type() != std::filesystem::file_type::none, origin,
-                " cannot be read: ", error.message());
-    TORCH_CHECK(std::filesystem::is_regular_file(found), origin, " is not a regular file");
+    bsconv::detail::check_regular_file(path, origin);
     const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
     TORCH_CHECK(descriptor >= 0, origin, " cannot be opened: ", reason());
     struct stat status {};

@@ -67,9 +67,24 @@ struct Pickle {
   const PickleValue& operator[](std::size_t index) const { return values[index]; }
 };
 
+/// Dtypes by name.
+template <std::size_t size>
+using DtypeNames = std::array<std::pair<std::string_view, torch::ScalarType>, size>;
+
+/// The dtype that `names` calls `name`, if any.
+template <std::size_t size>
+std::optional<torch::ScalarType> find_dtype(const DtypeNames<size>& names, std::string_view name) {
+  for (const auto& [known, dtype] : names) {
+    if (known == name) {
+      return dtype;
+    }
+  }
+  return std::nullopt;
+}
+
 /// The dtype of PyTorch's storage type `name`, such as "FloatStorage".
 inline std::optional<torch::ScalarType> storage_dtype(std::string_view name) {
-  static constexpr std::array<std::pair<std::string_view, torch::ScalarType>, 13> known = {{
+  static constexpr DtypeNames<13> known = {{
       {"FloatStorage", torch::kFloat},
       {"DoubleStorage", torch::kDouble},
       {"HalfStorage", torch::kHalf},
@@ -84,16 +99,11 @@ inline std::optional<torch::ScalarType> storage_dtype(std::string_view name) {
       {"ComplexDoubleStorage", torch::kComplexDouble},
       {"UntypedStorage", torch::kByte},
   }};
-  for (const auto& [type, dtype] : known) {
-    if (type == name) {
-      return dtype;
-    }
-  }
-  return std::nullopt;
+  return find_dtype(known, name);
 }
 
 /// The dtypes that have no storage type, and stand in files as their names over storages of bytes.
-inline constexpr std::array<std::pair<std::string_view, torch::ScalarType>, 8> untyped_dtypes = {{
+inline constexpr DtypeNames<8> untyped_dtypes = {{
     {"uint16", torch::kUInt16},
     {"uint32", torch::kUInt32},
     {"uint64", torch::kUInt64},

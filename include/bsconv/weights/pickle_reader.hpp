@@ -53,9 +53,7 @@ class PickleReader : PickleMachine {
     for (const auto& dtype : dtypes) {
       allowed = allowed || (module == "torch" && name == dtype);
     }
-    for (const auto& [dtype, type] : untyped_dtypes) {
-      allowed = allowed || (module == "torch" && name == dtype);
-    }
+    allowed = allowed || (module == "torch" && find_dtype(untyped_dtypes, name));
     check(allowed, "the global '" + full +
                        "' is not allowed; only tensors and plain containers can be loaded");
     push_text(PickleKind::global, full);
@@ -137,13 +135,9 @@ class PickleReader : PickleMachine {
     const std::string name = value(arguments[6]).text;
     arguments.erase(arguments.begin() + 6);
     make_tensor(arguments);
-    for (const auto& [dtype, type] : untyped_dtypes) {
-      if (name == "torch." + std::string(dtype)) {
-        value(top()).dtype = type;
-        return;
-      }
-    }
-    refuse("a tensor over bytes is of '" + name + "'");
+    const auto dtype = find_dtype(untyped_dtypes, name.substr(name.find('.') + 1));
+    check(dtype.has_value(), "a tensor over bytes is of '" + name + "'");
+    value(top()).dtype = *dtype;
   }
 
   void make_tensor(const std::vector<std::size_t>& arguments) {
