@@ -5,6 +5,7 @@
 #include <torch/cuda.h>
 #include <torch/nn/module.h>
 #include <torch/nn/modules/conv.h>
+#include <torch/nn/modules/linear.h>
 #include <torch/nn/pimpl.h>
 #include <torch/types.h>
 #include <bsconv/capture/operator_capture.hpp>
