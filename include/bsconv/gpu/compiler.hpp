@@ -2,12 +2,13 @@
 #pragma once
 
 #include <torch/types.h>
+#include <bsconv/gpu/depthwise_source.hpp>
 #include <bsconv/gpu/geometry.hpp>
 #include <bsconv/gpu/kernel_source.hpp>
+#include <bsconv/gpu/normalization_source.hpp>
 #include <bsconv/gpu/operation.hpp>
 #include <bsconv/gpu/pointwise_source.hpp>
 #include <bsconv/gpu/runtime.hpp>
-#include <bsconv/gpu/training_source.hpp>
 
 #include <cstddef>
 #include <map>
@@ -21,7 +22,7 @@ namespace bsconv::gpu {
 
 /// The text that the definitions of all kernels follow.
 inline std::string whole_source() {
-  return std::string(kernel_source) + training_source + pointwise_source;
+  return std::string(kernel_source) + normalization_source + depthwise_source + pointwise_source;
 }
 
 /// Compiles kernels, each only once, and remembers which of several ways was the fastest.

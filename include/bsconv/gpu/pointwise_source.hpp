@@ -6,7 +6,7 @@
 
 namespace bsconv::gpu {
 
-/// What follows `training_source`: a pointwise convolution, forward and backward. Images are
+/// What follows `depthwise_source`: a pointwise convolution, forward and backward. Images are
 /// `[pixels, C]` of `T`, everything else is of floats.
 inline constexpr const char* pointwise_source = R"cuda(
 // A pointwise convolution of images [pixels, G::in] with weights [G::out, G::in], or, G::transposed, [G::in, G::out].
