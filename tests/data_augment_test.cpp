@@ -12,6 +12,8 @@
 namespace data_augment_test {
 namespace {
 
+using bsconv::data::RandomCrop;
+using bsconv::data::RandomHorizontalFlip;
 using bsconv_test::error_of;
 using testing::HasSubstr;
 
@@ -25,7 +27,7 @@ torch::Tensor numbered(int64_t count) {
 TEST(DataAugment, CropIsAShiftedWindowOfThePaddedImage) {
   const auto images = numbered(200);
   auto random = generator(1);
-  const auto cropped = bsconv::data::random_crop(images, 2, random);
+  const auto cropped = RandomCrop(0, 2).apply(images, random);
   ASSERT_EQ(cropped.sizes(), images.sizes());
   std::set<std::pair<int64_t, int64_t>> seen;
   for (int64_t i = 0; i < images.size(0); ++i) {
@@ -47,7 +49,7 @@ TEST(DataAugment, CropIsAShiftedWindowOfThePaddedImage) {
 TEST(DataAugment, FlipMirrorsAboutHalfOfTheImages) {
   const auto images = numbered(400);
   auto random = generator(2);
-  const auto flipped = bsconv::data::random_horizontal_flip(images, random);
+  const auto flipped = RandomHorizontalFlip().apply(images, random);
   int64_t mirrored = 0;
   for (int64_t i = 0; i < images.size(0); ++i) {
     const bool changed = !flipped[i].equal(images[i]);
@@ -55,8 +57,8 @@ TEST(DataAugment, FlipMirrorsAboutHalfOfTheImages) {
     mirrored += changed ? 1 : 0;
   }
   EXPECT_NEAR(static_cast<double>(mirrored), 200.0, 50.0);
-  EXPECT_TRUE(bsconv::data::random_horizontal_flip(images, random, 0.0).equal(images));
-  EXPECT_TRUE(bsconv::data::random_horizontal_flip(images, random, 1.0).equal(images.flip({3})));
+  EXPECT_TRUE(RandomHorizontalFlip(0.0).apply(images, random).equal(images));
+  EXPECT_TRUE(RandomHorizontalFlip(1.0).apply(images, random).equal(images.flip({3})));
 }
 
 TEST(DataAugment, EqualSeedsGiveEqualImages) {
@@ -81,17 +83,17 @@ TEST(DataAugment, RefusesWhatItCannotDo) {
   auto random = generator(1);
   torch::Generator none;
   const auto images = numbered(2);
-  EXPECT_THAT(error_of([&] { bsconv::data::random_crop(images, -1, random); }),
+  EXPECT_THAT(error_of([] { RandomCrop(0, -1); }),
               HasSubstr("padding must not be negative, got -1"));
   EXPECT_THAT(error_of([&] { bsconv::data::crop_and_flip(-3); }),
               HasSubstr("padding must not be negative, got -3"));
-  EXPECT_THAT(error_of([&] { bsconv::data::random_crop(images[0], 1, random); }),
+  EXPECT_THAT(error_of([&] { RandomCrop(0, 1).apply(images[0], random); }),
               HasSubstr("images must be a tensor [N, C, H, W], got [3, 6, 5]"));
-  EXPECT_THAT(error_of([&] { bsconv::data::random_crop({}, 1, random); }),
+  EXPECT_THAT(error_of([&] { RandomCrop(0, 1).apply({}, random); }),
               HasSubstr("an undefined tensor"));
-  EXPECT_THAT(error_of([&] { bsconv::data::random_crop(images, 1, none); }),
+  EXPECT_THAT(error_of([&] { RandomCrop(0, 1).apply(images, none); }),
               HasSubstr("a generator of the CPU, got an undefined one"));
-  EXPECT_THAT(error_of([&] { bsconv::data::random_horizontal_flip(images, random, 1.5); }),
+  EXPECT_THAT(error_of([] { RandomHorizontalFlip(1.5); }),
               HasSubstr("probability must lie in 0..1, got 1.5"));
 }
 

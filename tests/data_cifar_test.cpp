@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 #include <bsconv/data/cifar.hpp>
 
+#include <sys/stat.h>
+
 #include <cstdlib>
 #include <filesystem>
 #include <string>
@@ -96,7 +98,7 @@ TEST(DataCifar, NamesTheOneFileThatIsMissing) {
   }
   EXPECT_THAT(
       error_of([&] { bsconv::data::load_cifar10(directory.path(), Split::train); }),
-      HasSubstr("CIFAR-10: there is no file '" + (directory / "data_batch_3.bin").native()));
+      HasSubstr("CIFAR-10: '" + (directory / "data_batch_3.bin").native() + "' does not exist"));
   std::filesystem::create_directory(directory / "data_batch_3.bin");
   EXPECT_THAT(error_of([&] { bsconv::data::load_cifar10(directory.path(), Split::train); }),
               HasSubstr("is not a regular file"));
@@ -117,6 +119,20 @@ TEST(DataCifar, FindsTheArchivesDirectoryAndTheClassNames) {
   write_file(folder / "batches.meta.txt", "a\nb\n");
   EXPECT_THAT(error_of([&] { bsconv::data::load_cifar10(folder, Split::test); }),
               HasSubstr("has 2 class names; expected 10"));
+}
+
+TEST(DataCifar, WaitsForNoPipe) {
+  const TemporaryDirectory directory;
+  const auto names = directory / "batches.meta.txt";
+  const auto error = [&] {
+    return error_of([&] { bsconv::data::load_cifar10(directory.path(), Split::test); });
+  };
+  write_zeros(directory / "test_batch.bin", 30730000);
+  ASSERT_EQ(::mkfifo(names.c_str(), 0600), 0);
+  EXPECT_EQ(error(), "CIFAR-10: '" + names.native() + "' is not a regular file");
+  std::filesystem::remove(directory / "test_batch.bin");
+  ASSERT_EQ(::mkfifo((directory / "test_batch.bin").c_str(), 0600), 0);
+  EXPECT_THAT(error(), HasSubstr("test_batch.bin' is not a regular file"));
 }
 
 TEST(DataCifar, ReadsTheRealCifar100) {

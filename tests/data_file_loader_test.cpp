@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
-#include <c10/util/Exception.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <bsconv/data/file_loader.hpp>
@@ -14,6 +13,7 @@
 #include <vector>
 
 #include "support/images.hpp"
+#include "support/warnings.hpp"
 #include "test_files.hpp"
 
 // Tests are compiled several files at a time.
@@ -36,13 +36,13 @@ using bsconv_test::encode_png;
 using bsconv_test::error_of;
 using bsconv_test::soft_image;
 using bsconv_test::TemporaryDirectory;
+using bsconv_test::Warnings;
 using bsconv_test::write_bytes;
-using bsconv_test::write_file;
 using testing::ElementsAre;
 using testing::HasSubstr;
 
 /// Twelve training images, JPEG and PNG of several sizes in two classes, and two test images.
-void write_folder(const std::filesystem::path& root, const std::string& test_folder = "val") {
+void write_folder(const std::filesystem::path& root) {
   for (int64_t i = 0; i < 12; ++i) {
     const auto image = soft_image(40 + i, 60 - i, i);
     const auto folder = root / "train" / (i % 2 == 0 ? "cat" : "dog");
@@ -53,55 +53,8 @@ void write_folder(const std::filesystem::path& root, const std::string& test_fol
                   encode_jpeg(image));
     }
   }
-  write_bytes(root / test_folder / "cat" / "deeper" / "a.jpg", encode_jpeg(soft_image(50, 50)));
-  write_bytes(root / test_folder / "dog" / "b.jpg", encode_jpeg(soft_image(50, 50, 1)));
-  write_file(root / "train" / "cat" / "notes.txt", "no image");
-  write_file(root / "train" / ".cache" / "x.jpg", "hidden");
-}
-
-TEST(DataImageFolder, ListsImagesByClass) {
-  const TemporaryDirectory directory;
-  write_folder(directory.path());
-  const auto train = load_image_folder(directory.path(), Split::train);
-  EXPECT_EQ(train.size(), 12);
-  EXPECT_THAT(train.class_names(), ElementsAre("cat", "dog"));
-  EXPECT_EQ(train.records()[0].path, "cat/0.PNG");
-  EXPECT_EQ(train.records()[1].path, "cat/10.jpg");
-  EXPECT_EQ(train.label(5), 0);
-  EXPECT_EQ(train.label(6), 1);
-  const auto test = load_image_folder(directory.path(), Split::test);
-  EXPECT_EQ(test.size(), 2);
-  EXPECT_EQ(test.records()[0].path, "cat/deeper/a.jpg");
-  EXPECT_EQ(test.full_name(1), "image '" + (directory / "val/dog/b.jpg").native() + "'");
-}
-
-TEST(DataImageFolder, TakesTheFolderTestWhereThereIsNoVal) {
-  const TemporaryDirectory directory;
-  write_folder(directory.path(), "test");
-  EXPECT_EQ(load_image_folder(directory.path(), Split::test).size(), 2);
-}
-
-TEST(DataImageFolder, SaysWhatIsMissing) {
-  const TemporaryDirectory directory;
-  const auto error = [&] {
-    return error_of([&] { load_image_folder(directory.path(), Split::train); });
-  };
-  const auto root = "'" + directory.path().native() + "'";
-  EXPECT_THAT(error(), HasSubstr("image folder: there is no directory 'train' in " + root));
-  std::filesystem::create_directory(directory / "train");
-  EXPECT_THAT(error(), HasSubstr("there is neither a directory 'val' nor 'test' in " + root));
-  std::filesystem::create_directory(directory / "val");
-  EXPECT_THAT(error(), HasSubstr("train' has no folder; it must hold one for each class"));
-  write_folder(directory.path());
-  std::filesystem::create_directory(directory / "val" / "bird");
-  std::filesystem::rename(directory / "val" / "dog", directory / "val" / "wolf");
-  EXPECT_THAT(error(), HasSubstr("only in the training split: [dog], only in the test split: "
-                                 "[bird, wolf]"));
-  std::filesystem::remove(directory / "val" / "bird");
-  std::filesystem::rename(directory / "val" / "wolf", directory / "val" / "dog");
-  std::filesystem::remove(directory / "val" / "dog" / "b.jpg");
-  EXPECT_THAT(error_of([&] { load_image_folder(directory.path(), Split::test); }),
-              HasSubstr("dog' has no image; their names end in .jpg, .jpeg or .png"));
+  write_bytes(root / "val" / "cat" / "a.jpg", encode_jpeg(soft_image(50, 50)));
+  write_bytes(root / "val" / "dog" / "b.jpg", encode_jpeg(soft_image(50, 50, 1)));
 }
 
 TEST(DataFileLoader, BatchesAreThoseOfTheFiles) {
@@ -166,13 +119,6 @@ TEST(DataFileLoader, MemoryFormatChangesTheLayoutOnly) {
   EXPECT_TRUE(images.equal(plain.get(2, 1).images));
 }
 
-/// Collects what TORCH_WARN says.
-class Warnings : public c10::WarningHandler {
- public:
-  void process(const c10::Warning& warning) override { messages.push_back(warning.msg()); }
-  std::vector<std::string> messages;
-};
-
 TEST(DataFileLoader, ABrokenImageStopsTheRunOrIsLeftOutAndCounted) {
   const TemporaryDirectory directory;
   write_folder(directory.path());
@@ -190,7 +136,6 @@ TEST(DataFileLoader, ABrokenImageStopsTheRunOrIsLeftOutAndCounted) {
   const FileLoader skips(files, geometry, options, BrokenImages::skip);
   EXPECT_EQ(skips.num_examples(), 12);
   Warnings warnings;
-  const c10::WarningUtils::WarningHandlerGuard guard(&warnings);
   for (int repeat = 0; repeat < 2; ++repeat) {
     const auto batch = skips.get(0, 0);
     EXPECT_EQ(batch.images.size(0), 3);

@@ -112,6 +112,15 @@ TEST(DataJpeg, DamageIsReportedAndNothingLeaks) {
   }
 }
 
+TEST(DataJpeg, KeepsTheNameForMessages) {
+  auto bytes = encode_jpeg(noise(64, 64));
+  bytes.resize(bytes.size() / 2);
+  bsconv::data::detail::JpegDecoder decoder(bytes, std::string(100, 'x'));
+  const DecodeRequest whole{{0, 0, decoder.size()}, ImageSize(0)};
+  EXPECT_THAT(error_of([&] { decoder.decode(whole); }),
+              HasSubstr(std::string(100, 'x') + " is not a readable JPEG: "));
+}
+
 TEST(DataJpeg, WhatIsHarmlessIsRead) {
   const auto whole = encode_jpeg(noise(24, 16));
   const auto expected = decode_pixels(whole, "x");

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
+#include <ATen/CPUGeneratorImpl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <torch/cuda.h>
@@ -17,6 +18,7 @@
 #include <string>
 #include <thread>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "test_files.hpp"
@@ -117,8 +119,8 @@ TEST(DataLoader, TheOnePassGivesWhatTheTransformsGive) {
   // A function is never part of the one pass.
   const bsconv::data::Augmentation separate = [](const torch::Tensor& images,
                                                  torch::Generator& generator) {
-    return bsconv::data::random_horizontal_flip(bsconv::data::random_crop(images, 2, generator),
-                                                generator);
+    const auto cropped = bsconv::data::RandomCrop(0, 2).apply(images, generator);
+    return bsconv::data::RandomHorizontalFlip().apply(cropped, generator);
   };
   // How the crop was drawn and cut from the first release on: equal seeds must give equal images.
   const bsconv::data::Augmentation by_index = [](const torch::Tensor& images,
@@ -167,6 +169,25 @@ class Zeros : public bsconv::data::RandomCrop {
 TEST(DataLoader, DerivedTransformsDoTheirOwn) {
   const DataLoader loader(numbered(4), LoaderOptions().batch_size(4).augmentation(Zeros()));
   EXPECT_EQ(loader.get(0, 0).images.abs().max().item<float>(), 0.0F);
+}
+
+TEST(DataLoader, RefusesAnAugmentationThatChangesTheType) {
+  const bsconv::data::Augmentation floats(
+      "Noise()", [](const torch::Tensor& images, torch::Generator& generator) {
+        return images + torch::randn(images.sizes(), generator);
+      });
+  const std::string message =
+      "' makes images of Float from those of Byte; it must keep Byte, as images are scaled to 0..1 "
+      "behind it";
+  const DataLoader loader(numbered(4), LoaderOptions().augmentation(floats));
+  EXPECT_EQ(error_of([&] { loader.get(0, 0); }), "the augmentation 'Noise()" + message);
+  const DataLoader behind(numbered(4),
+                          LoaderOptions().augmentation({bsconv::data::crop_and_flip(2), floats}));
+  EXPECT_EQ(error_of([&] { behind.get(0, 0); }), "the augmentation 'Noise()" + message);
+  const DataLoader between(numbered(4),
+                           LoaderOptions().augmentation({floats, bsconv::data::Cutout(1)}));
+  EXPECT_EQ(error_of([&] { between.get(0, 0); }),
+            "the augmentation 'Noise(), Cutout(side=1)" + message);
 }
 
 TEST(DataLoader, MemoryFormatChangesTheLayoutOnly) {
@@ -310,6 +331,41 @@ TEST(DataPrefetch, CanBeLeftInMidEpoch) {
       batches.next();
     }
   }
+}
+
+/// The source that docs/data.md shows.
+class FloatImages : public bsconv::data::BatchSource {
+ public:
+  FloatImages(torch::Tensor images, torch::Tensor labels)
+      : images_(std::move(images)), labels_(std::move(labels)) {}
+
+  int64_t num_batches() const override { return (num_examples() + 63) / 64; }
+  int64_t num_examples() const override { return images_.size(0); }
+
+  bsconv::data::Batch get(int64_t epoch, int64_t index) const override {
+    auto random = at::make_generator<at::CPUGeneratorImpl>(static_cast<uint64_t>(epoch));
+    const auto order = torch::randperm(num_examples(), random, torch::kLong);
+    const auto chosen = order.slice(0, 64 * index, 64 * (index + 1));
+    return {images_.index_select(0, chosen), labels_.index_select(0, chosen)};
+  }
+
+ private:
+  torch::Tensor images_;
+  torch::Tensor labels_;
+};
+
+TEST(DataBatchSource, OneOfOnesOwnYieldsEachImageOnceAnEpoch) {
+  const auto labels = torch::arange(150);
+  const FloatImages source(labels.to(torch::kFloat).view({150, 1, 1, 1}), labels);
+  std::vector<torch::Tensor> seen;
+  for (Prefetcher batches(source, 1, 0, 2); batches.has_next();) {
+    const auto batch = batches.next();
+    EXPECT_TRUE(batch.images.flatten().equal(batch.labels.to(torch::kFloat)));
+    seen.push_back(batch.labels);
+  }
+  EXPECT_EQ(seen.size(), 3U);
+  EXPECT_FALSE(torch::cat(seen).equal(labels));
+  EXPECT_TRUE(std::get<0>(torch::cat(seen).sort()).equal(labels));
 }
 
 class BrokenSource : public bsconv::data::BatchSource {

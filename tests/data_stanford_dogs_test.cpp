@@ -103,11 +103,11 @@ TEST_F(StanfordDogs, ArchivesAndUnpackedFilesGiveTheSame) {
     const auto image = bsconv::data::decode_image(test.read(1), test.full_name(1));
     EXPECT_EQ(image.sizes(), torch::IntArrayRef({3, 44, 50}));
   };
-  check("dogs/images.tar/");
+  check("dogs/images.tar/Images/n3-Terrier/n3_1.jpg'");
   for (const auto& [path, bytes] : images_) {
     write_file(root() / path, bytes);
   }
-  check("dogs/Images/");
+  check("dogs/Images/n3-Terrier/n3_1.jpg'");
   write_file(root() / "train_list.mat", read_file(directory_ / "train_list.mat"));
   write_file(root() / "test_list.mat", read_file(directory_ / "test_list.mat"));
   std::filesystem::remove(root() / "images.tar");
@@ -140,7 +140,12 @@ TEST_F(StanfordDogs, WrongCountsAreRefused) {
 TEST_F(StanfordDogs, MissingMembersAreNamed) {
   images_.erase(images_.begin() + 1);
   write_images();
-  EXPECT_THAT(error(options()), HasSubstr("n1-Husky/n1_1.jpg' is listed but missing"));
+  EXPECT_THAT(error(options()), HasSubstr("images.tar/Images/n1-Husky/n1_1.jpg' is listed but "
+                                          "missing"));
+  const bsconv::data::detail::DogsArchive archive(root() / "images.tar");
+  EXPECT_EQ(
+      error_of([&] { archive.read("n1-Husky/n1_1.jpg"); }),
+      "image '" + (root() / "images.tar/Images/n1-Husky/n1_1.jpg").native() + "' does not exist");
   write_archive(root() / "lists.tar", {{"test_list.mat", read_file(directory_ / "test_list.mat")}});
   EXPECT_THAT(error(options()), HasSubstr("lists.tar' has no member 'train_list.mat'"));
   std::filesystem::rename(root() / "images.tar", root() / "gone");

@@ -31,6 +31,7 @@ TEST(Text, JoinSeparates) {
   EXPECT_EQ(text::join(Strings{}, ", "), "");
   EXPECT_EQ(text::join(Strings{"a"}, ", "), "a");
   EXPECT_EQ(text::join(Strings{"a", "b", "c"}, ", "), "a, b, c");
+  EXPECT_EQ(text::join(Strings{"", "b", "", ""}, ", "), ", b, , ");
 }
 
 TEST(Text, EditDistanceIsAMetric) {

@@ -159,6 +159,23 @@ TEST(WeightsPth, RefusesCodeAndExecutesNothing) {
               HasSubstr("torch.nn.modules.container.Sequential"));
 }
 
+TEST(WeightsPth, SaysWhatToDoWithFilesOfCppsTorchSave) {
+  const TemporaryDirectory folder;
+  const std::string saved = (folder.path() / "a.pt").native();
+  const torch::nn::Linear module(2, 3);
+  torch::save(module, saved);
+  EXPECT_THAT(error_of([&] { load_pth(saved); }),
+              HasSubstr("it is a TorchScript model, or a file of C++'s torch::save; in Python save "
+                        "the model's state_dict() with torch.save, in C++ torch::load the file "
+                        "into its module, then bsconv::weights::save_weights(path, "
+                        "bsconv::weights::state_dict(*module))"));
+  // What it says can be done.
+  torch::nn::Linear loaded(2, 3);
+  torch::load(loaded, saved);
+  bsconv::weights::save_weights(folder.path() / "b.pth", bsconv::weights::state_dict(*loaded));
+  EXPECT_TRUE(torch::equal(load_pth(folder.path() / "b.pth")["weight"], module->weight));
+}
+
 TEST(WeightsPth, RoundTripsEveryDtypeAndShape) {
   const TemporaryDirectory folder;
   const auto path = folder.path() / "all.pth";

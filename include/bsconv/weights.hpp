@@ -13,4 +13,5 @@
 #include <bsconv/weights/safetensors.hpp>
 #include <bsconv/weights/state_dict.hpp>
 #include <bsconv/weights/weight_file.hpp>
+#include <bsconv/weights/weight_format.hpp>
 // IWYU pragma: end_exports

@@ -153,8 +153,10 @@ class TarStore : public FileStore {
   bool contains(const std::string& path) const override { return members_.count(path) > 0; }
 
   std::vector<uint8_t> read(const std::string& path) const override {
+    // Not what a class derived from this one calls it: `path` is a member's.
+    const auto name = TarStore::full_name(path);
     const auto found = members_.find(path);
-    TORCH_CHECK(found != members_.end(), full_name(path), " does not exist");
+    TORCH_CHECK(found != members_.end(), name, " does not exist");
     const auto [begin, end] = found->second;
     std::vector<uint8_t> block(static_cast<std::size_t>(end - begin));
     std::size_t filled = 0;
@@ -164,22 +166,20 @@ class TarStore : public FileStore {
       if (got < 0 && errno == EINTR) {
         continue;
       }
-      TORCH_CHECK(got >= 0, full_name(path),
-                  " cannot be read: ", std::generic_category().message(errno));
-      TORCH_CHECK(got > 0, full_name(path), " is cut short");
+      TORCH_CHECK(got >= 0, name, " cannot be read: ", std::generic_category().message(errno));
+      TORCH_CHECK(got > 0, name, " is cut short");
       filled += static_cast<std::size_t>(got);
     }
     // The member's header and data are a small archive of their own.
-    const auto archive = detail::new_archive_reader(full_name(path));
-    detail::check_archive(archive.get(),
-                          archive_read_open_memory(archive.get(), block.data(), block.size()),
-                          full_name(path));
-    std::string name;
-    auto* entry = detail::next_archive_file(archive.get(), full_name(path), name);
-    TORCH_CHECK(entry != nullptr && name == path, full_name(path),
+    const auto archive = detail::new_archive_reader(name);
+    detail::check_archive(
+        archive.get(), archive_read_open_memory(archive.get(), block.data(), block.size()), name);
+    std::string member;
+    auto* entry = detail::next_archive_file(archive.get(), name, member);
+    TORCH_CHECK(entry != nullptr && member == path, name,
                 ": the archive changed since it was opened");
     // Only a sparse member could have more data than its block.
-    return detail::read_archive_data(archive.get(), entry, block.size(), full_name(path));
+    return detail::read_archive_data(archive.get(), entry, block.size(), name);
   }
 
   std::string full_name(const std::string& path) const override {

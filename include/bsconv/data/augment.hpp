@@ -114,20 +114,6 @@ class RandomHorizontalFlip : public Transform {
   double probability_;
 };
 
-/// Pads each image of `images` [N, C, H, W] with `padding` pixels of zero on every side and cuts
-/// an H x W window out of it at a place drawn for each image. Any dtype and device.
-inline torch::Tensor random_crop(const torch::Tensor& images, int64_t padding,
-                                 torch::Generator& generator) {
-  return RandomCrop(0, padding).apply(images, generator);
-}
-
-/// Mirrors each image of `images` [N, C, H, W] left to right with the given probability (0 to 1).
-/// Any dtype and device.
-inline torch::Tensor random_horizontal_flip(const torch::Tensor& images,
-                                            torch::Generator& generator, double probability = 0.5) {
-  return RandomHorizontalFlip(probability).apply(images, generator);
-}
-
 /// The reference's augmentation of CIFAR: a random crop after padding, then, if `flip`, a
 /// horizontal flip of every other image on average.
 inline Augmentation crop_and_flip(int64_t padding = 4, bool flip = true) {

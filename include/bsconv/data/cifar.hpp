@@ -7,16 +7,20 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <ios>
 #include <istream>
 #include <string>
 #include <system_error>
 #include <utility>
 #include <vector>
 
+#include <c10/util/Exception.h>
+#include <c10/util/StringUtil.h>
 #include <torch/types.h>
 
 #include <bsconv/data/class_names.hpp>
 #include <bsconv/data/dataset.hpp>
+#include <bsconv/util/regular_file.hpp>
 
 namespace bsconv::data {
 
@@ -111,23 +115,27 @@ inline void read_cifar_records(std::istream& stream, const std::string& file,
   }
 }
 
-/// Reads exactly `records` records of `path` to `images` [records, 3, 32, 32] and `labels`.
-inline void read_cifar_file(const std::filesystem::path& path, const std::string& set_name,
-                            int64_t records, const std::vector<int64_t>& label_counts,
-                            uint8_t* images, int64_t* labels) {
-  std::error_code error;
-  TORCH_CHECK(std::filesystem::exists(path, error), set_name, ": there is no file '", path.native(),
-              "'");
-  TORCH_CHECK(std::filesystem::is_regular_file(path, error), set_name, ": '", path.native(),
-              "' is not a regular file");
-  const auto actual = std::filesystem::file_size(path, error);
-  TORCH_CHECK(!error, set_name, ": cannot read '", path.native(), "': ", error.message());
-  check_cifar_size(actual, records, static_cast<int64_t>(label_counts.size()), set_name,
-                   path.native());
+/// Opens a file of the set. Throws if it is no regular file, whose reading might never end.
+inline std::ifstream open_cifar_file(const std::filesystem::path& path,
+                                     const std::string& set_name) {
+  bsconv::detail::check_regular_file(path, c10::str(set_name, ": '", path.native(), "'"));
   errno = 0;
   std::ifstream file(path, std::ios::binary);
   TORCH_CHECK(file.is_open(), set_name, ": cannot open '", path.native(),
               "': ", std::generic_category().message(errno));
+  return file;
+}
+
+/// Reads exactly `records` records of `path` to `images` [records, 3, 32, 32] and `labels`.
+inline void read_cifar_file(const std::filesystem::path& path, const std::string& set_name,
+                            int64_t records, const std::vector<int64_t>& label_counts,
+                            uint8_t* images, int64_t* labels) {
+  auto file = open_cifar_file(path, set_name);
+  std::error_code error;
+  const auto actual = std::filesystem::file_size(path, error);
+  TORCH_CHECK(!error, set_name, ": cannot read '", path.native(), "': ", error.message());
+  check_cifar_size(actual, records, static_cast<int64_t>(label_counts.size()), set_name,
+                   path.native());
   read_cifar_records(file, path.native(), set_name, records, label_counts, images, labels);
 }
 
@@ -148,14 +156,15 @@ inline std::vector<std::string> parse_class_names(std::istream& stream, const st
   return names;
 }
 
-/// The class names in a file, or numbered ones if it does not exist.
+/// The class names in a file, or numbered ones if it does not exist. Throws if it is no regular
+/// file.
 inline std::vector<std::string> read_class_names(const std::filesystem::path& path,
                                                  const std::string& set_name, int64_t count) {
   std::error_code error;
   if (!std::filesystem::exists(path, error)) {
     return numbered_class_names(count);
   }
-  std::ifstream file(path);
+  auto file = open_cifar_file(path, set_name);
   return parse_class_names(file, path.native(), set_name, count);
 }
 

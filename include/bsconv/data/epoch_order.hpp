@@ -9,6 +9,7 @@
 #include <torch/types.h>
 
 #include <bsconv/data/shard.hpp>
+#include <bsconv/util/split_mix.hpp>
 
 namespace bsconv::data::detail {
 
@@ -24,18 +25,14 @@ enum class Draw : uint64_t {
   image,
 };
 
-/// One well-mixed seed (SplitMix64, Steele et al., OOPSLA 2014) of what is drawn for number `index`
-/// of `epoch`.
+/// One well-mixed seed (by SplitMix64) of what is drawn for number `index` of `epoch`.
 inline uint64_t mix_seed(uint64_t seed, Draw draw, int64_t epoch, int64_t index) {
   uint64_t mixed = 0;
   // Each is mixed before the next one comes in: seeds and epochs that are near have nothing in
   // common.
   for (const uint64_t value : {static_cast<uint64_t>(draw), seed, static_cast<uint64_t>(epoch),
                                static_cast<uint64_t>(index)}) {
-    mixed = (mixed ^ value) + 0x9e3779b97f4a7c15U;
-    mixed = (mixed ^ (mixed >> 30U)) * 0xbf58476d1ce4e5b9U;
-    mixed = (mixed ^ (mixed >> 27U)) * 0x94d049bb133111ebU;
-    mixed ^= mixed >> 31U;
+    mixed = bsconv::detail::split_mix((mixed ^ value) + bsconv::detail::split_mix_step);
   }
   return mixed;
 }

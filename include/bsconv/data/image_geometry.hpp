@@ -15,11 +15,12 @@
 
 #include <bsconv/data/image_size.hpp>
 #include <bsconv/data/transform.hpp>
+#include <bsconv/util/split_mix.hpp>
 
 namespace bsconv::data {
 
-/// A short stream of random numbers (SplitMix64, Steele et al., OOPSLA 2014) that costs nothing to
-/// begin, so that each image can have its own.
+/// A short stream of random numbers (SplitMix64) that costs nothing to begin, so that each image
+/// can have its own.
 class ImageRandom {
  public:
   /// Equal seeds give equal numbers.
@@ -27,12 +28,8 @@ class ImageRandom {
 
   /// A number in [0, 1).
   double uniform() {
-    state_ += 0x9e3779b97f4a7c15U;
-    uint64_t mixed = state_;
-    mixed = (mixed ^ (mixed >> 30U)) * 0xbf58476d1ce4e5b9U;
-    mixed = (mixed ^ (mixed >> 27U)) * 0x94d049bb133111ebU;
-    mixed ^= mixed >> 31U;
-    return static_cast<double>(mixed >> 11U) * 0x1.0p-53;
+    state_ += bsconv::detail::split_mix_step;
+    return static_cast<double>(bsconv::detail::split_mix(state_) >> 11U) * 0x1.0p-53;
   }
   /// A number in [`low`, `high`).
   double uniform(double low, double high) { return low + (high - low) * uniform(); }
@@ -69,7 +66,8 @@ struct ImagePlan {
 struct ResizedCropRange {
   /// Smallest and largest share of the image's area. Default: 0.08 to 1.
   std::array<double, 2> scale = {0.08, 1.0};
-  /// Smallest and largest ratio of width to height. Default: 3/4 to 4/3.
+  /// Smallest and largest ratio of width to height, or, in `RandomErasing`, of height to width.
+  /// Default: 3/4 to 4/3.
   std::array<double, 2> ratio = {3.0 / 4.0, 4.0 / 3.0};
 
   /// Throws, naming `owner`, unless both are ordered and in their range.

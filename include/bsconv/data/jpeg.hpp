@@ -9,6 +9,7 @@
 #include <cstdio>  // jpeglib.h uses FILE without including it
 #include <cstring>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <jerror.h>
@@ -55,7 +56,7 @@ class JpegDecoder {
  public:
   /// Reads the header. `bytes` must outlive this object. Throws `c10::Error` that starts with
   /// `origin`.
-  JpegDecoder(const std::vector<uint8_t>& bytes, const std::string& origin) : origin_(origin) {
+  JpegDecoder(const std::vector<uint8_t>& bytes, std::string origin) : origin_(std::move(origin)) {
     info_.err = jpeg_std_error(&error_.manager);
     error_.manager.error_exit = &Error::exit;
     error_.manager.emit_message = &Error::emit;
@@ -64,7 +65,7 @@ class JpegDecoder {
     }
     // A Huffman code spends a bit or more on a block of 8 x 8 samples, of up to 4 pixels each.
     const uint64_t pixels_per_byte = info_.arith_code != 0 ? max_image_pixels : 8 * 64 * 4;
-    check_image_size(info_.image_width, info_.image_height, bytes.size(), pixels_per_byte, origin);
+    check_image_size(info_.image_width, info_.image_height, bytes.size(), pixels_per_byte, origin_);
   }
   JpegDecoder(const JpegDecoder&) = delete;
   JpegDecoder& operator=(const JpegDecoder&) = delete;
@@ -226,7 +227,7 @@ class JpegDecoder {
     ~Info() { jpeg_destroy_decompress(this); }
   };
 
-  const std::string& origin_;
+  std::string origin_;
   Error error_{};
   Info info_;
 };

@@ -7,6 +7,7 @@
 #include <typeinfo>
 #include <utility>
 
+#include <c10/util/Exception.h>
 #include <torch/arg.h>
 #include <torch/types.h>
 
@@ -15,6 +16,8 @@
 #include <bsconv/data/dataset.hpp>
 #include <bsconv/data/epoch_order.hpp>
 #include <bsconv/data/mix.hpp>
+#include <bsconv/data/shard.hpp>
+#include <bsconv/data/windows.hpp>
 
 namespace bsconv::data {
 
@@ -34,7 +37,8 @@ struct LoaderOptions {
   TORCH_ARG(uint64_t, seed) = 0;
   /// Where the batches lie. Default: the CPU.
   TORCH_ARG(torch::Device, device) = torch::kCPU;
-  /// What is done at random to each batch while it is still uint8. Default: nothing.
+  /// What is done at random to each batch while it is still uint8. It must leave the images uint8:
+  /// they are scaled to 0..1 behind it; `get` throws if it doesn't. Default: nothing.
   TORCH_ARG(Augmentation, augmentation) = {};
   /// What mixes the images and labels of each batch at the end. Default: nothing.
   TORCH_ARG(Mixing, mixing) = {};
@@ -46,11 +50,15 @@ struct LoaderOptions {
 namespace detail {
 
 /// What is left to do to uint8 images on the training device: augmentation, the scale from 0 to 1,
-/// mixing.
+/// mixing. Throws if the augmentation makes images of another dtype, whose scale nobody knows.
 inline Batch finish_batch(torch::Tensor images, const torch::Tensor& labels, int64_t num_classes,
                           const LoaderOptions& options, const Augmentation& augmentation,
                           torch::Generator& generator) {
+  const auto dtype = images.scalar_type();
   images = augmentation(images, generator);
+  TORCH_CHECK(images.scalar_type() == dtype, "the augmentation '", augmentation,
+              "' makes images of ", images.scalar_type(), " from those of ", dtype,
+              "; it must keep ", dtype, ", as images are scaled to 0..1 behind it");
   if (images.is_cpu() && images.scalar_type() == torch::kByte) {
     Windows whole;
     whole.size = {images.size(2), images.size(3)};

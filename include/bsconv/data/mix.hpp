@@ -13,10 +13,11 @@
 #include <vector>
 
 #include <ATen/ops/_standard_gamma.h>
+#include <c10/util/Exception.h>
 #include <torch/types.h>
 
 #include <bsconv/data/batch_source.hpp>
-#include <bsconv/data/transform.hpp>
+#include <bsconv/util/text.hpp>
 
 namespace bsconv::data {
 
@@ -142,11 +143,12 @@ inline Mixing cutmix(double alpha = 1.0) {
 /// One of `choices` for each batch, each as likely as the others.
 inline Mixing choose_mixing(std::vector<Mixing> choices) {
   TORCH_CHECK(!choices.empty(), "choose_mixing needs something to choose from");
-  std::string name = "Choice(";
-  for (std::size_t i = 0; i < choices.size(); ++i) {
-    name += i == 0 ? "" : ", ";
-    name += choices[i].name();
+  std::vector<std::string> names;
+  for (const auto& choice : choices) {
+    names.push_back(choice.name());
   }
+  std::string name = "Choice(";
+  name += bsconv::detail::join(names, ", ");
   name += ')';
   return {name, [choices = std::move(choices)](const Batch& batch, int64_t num_classes,
                                                torch::Generator& random) {

@@ -110,6 +110,9 @@ class DogsArchive : public TarStore {
   std::vector<uint8_t> read(const std::string& path) const override {
     return TarStore::read("Images/" + path);
   }
+  std::string full_name(const std::string& path) const override {
+    return TarStore::full_name("Images/" + path);
+  }
 };
 
 }  // namespace detail

@@ -81,7 +81,8 @@ concept TransformFunction =
 
 }  // namespace detail
 
-/// Transforms that run one after the other on a batch of images while it is still uint8.
+/// Transforms that run one after the other on a batch of images while it is still uint8, which
+/// loaders expect back.
 ///
 ///     bsconv::data::Augmentation augmentation{
 ///         bsconv::data::RandomCrop(32, 4), bsconv::data::RandomHorizontalFlip(),

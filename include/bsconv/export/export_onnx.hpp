@@ -14,6 +14,7 @@
 #include <bsconv/nn/any_layer.hpp>
 #include <bsconv/nn/walk.hpp>
 #include <bsconv/util/rng_guard.hpp>
+#include <bsconv/util/text.hpp>
 #include <bsconv/version.hpp>
 #include <bsconv/weights/atomic_file.hpp>
 
@@ -172,11 +173,7 @@ inline Model make_model(const torch::nn::Module& module, const detail::Forward& 
   model.graph_name = options.model_name();
   model.metadata = options.metadata();
   if (!options.class_names().empty()) {
-    std::string lines;
-    for (const auto& name : options.class_names()) {
-      lines += (lines.empty() ? "" : "\n") + name;
-    }
-    model.metadata.emplace_back("class_names", lines);
+    model.metadata.emplace_back("class_names", bsconv::detail::join(options.class_names(), "\n"));
   }
   return model;
 }
@@ -185,11 +182,11 @@ inline Model make_model(const torch::nn::Module& module, const detail::Forward& 
 
 /// Writes `model` to `path` as an ONNX file that any ONNX runtime runs; returns what it wrote.
 ///
-/// The model may be of any class, a holder or an `AnyModule`: it is run on `example`, a float
-/// tensor `[N, …]` on the CPU, and the operators that ran are written down. It must be in
-/// evaluation mode and stays as it is. The file takes inputs of the example's sizes, in batches of
-/// any size (a second run with one image more shows which sizes depend on it). Weights have their
-/// state-dict names.
+/// The model may be of any class, a holder, a `std::shared_ptr` or an `AnyModule`: it is run on
+/// `example`, a float tensor `[N, …]` on the CPU, and the operators that ran are written down. It
+/// must be in evaluation mode and stays as it is. The file takes inputs of the example's sizes, in
+/// batches of any size (a second run with one image more shows which sizes depend on it). Weights
+/// have their state-dict names.
 ///
 /// Throws `c10::Error` for an operator without a counterpart (with its place in the model and its
 /// shapes), or if what the model does depends on numbers that it computes, or on the batch size.

@@ -8,8 +8,6 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <map>
-#include <numeric>
 #include <string>
 #include <utility>
 #include <vector>

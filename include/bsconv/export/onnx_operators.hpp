@@ -108,15 +108,6 @@ inline const std::map<std::string, std::function<void(Builder&)>>& writers() {
 
 }  // namespace detail
 
-/// The operators that can be written, without "aten::".
-inline std::vector<std::string> known_operators() {
-  std::vector<std::string> names;
-  for (const auto& [name, writer] : detail::writers()) {
-    names.push_back(name);
-  }
-  return names;
-}
-
 /// Writes the operator that `to` has begun. Refuses one that is not known.
 inline void write_operator(Builder& to) {
   const auto found = detail::writers().find(to.name());

@@ -36,10 +36,12 @@ inline bool matches(const std::string& pattern, const std::string& text) {
 template <class Items>
 std::string join(const Items& items, std::string_view separator) {
   std::string result;
+  bool first = true;
   for (const auto& item : items) {
-    if (!result.empty()) {
+    if (!first) {
       result += separator;
     }
+    first = false;
     result += item;
   }
   return result;

@@ -3,13 +3,13 @@
 
 #include <torch/types.h>
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 namespace bsconv::weights::detail {
@@ -67,51 +67,62 @@ struct Pickle {
   const PickleValue& operator[](std::size_t index) const { return values[index]; }
 };
 
-/// Dtypes by name.
-template <std::size_t size>
-using DtypeNames = std::array<std::pair<std::string_view, torch::ScalarType>, size>;
+/// A dtype and what PyTorch calls it.
+struct PickleDtype {
+  torch::ScalarType dtype;
+  /// Of `torch.`, such as "float32".
+  std::string_view name;
+  /// The type of its storages in files; that of dtypes which lie in storages of bytes is
+  /// `untyped_storage`.
+  std::string_view storage;
+};
 
-/// The dtype that `names` calls `name`, if any.
-template <std::size_t size>
-std::optional<torch::ScalarType> find_dtype(const DtypeNames<size>& names, std::string_view name) {
-  for (const auto& [known, dtype] : names) {
-    if (known == name) {
-      return dtype;
-    }
-  }
-  return std::nullopt;
-}
+/// The type of storages of bytes that hold any dtype.
+inline constexpr std::string_view untyped_storage = "UntypedStorage";
 
-/// The dtype of PyTorch's storage type `name`, such as "FloatStorage".
-inline std::optional<torch::ScalarType> storage_dtype(std::string_view name) {
-  static constexpr DtypeNames<13> known = {{
-      {"FloatStorage", torch::kFloat},
-      {"DoubleStorage", torch::kDouble},
-      {"HalfStorage", torch::kHalf},
-      {"BFloat16Storage", torch::kBFloat16},
-      {"LongStorage", torch::kLong},
-      {"IntStorage", torch::kInt},
-      {"ShortStorage", torch::kShort},
-      {"CharStorage", torch::kChar},
-      {"ByteStorage", torch::kByte},
-      {"BoolStorage", torch::kBool},
-      {"ComplexFloatStorage", torch::kComplexFloat},
-      {"ComplexDoubleStorage", torch::kComplexDouble},
-      {"UntypedStorage", torch::kByte},
-  }};
-  return find_dtype(known, name);
-}
-
-/// The dtypes that have no storage type, and stand in files as their names over storages of bytes.
-inline constexpr DtypeNames<8> untyped_dtypes = {{
-    {"uint16", torch::kUInt16},
-    {"uint32", torch::kUInt32},
-    {"uint64", torch::kUInt64},
-    {"float8_e4m3fn", torch::kFloat8_e4m3fn},
-    {"float8_e5m2", torch::kFloat8_e5m2},
-    {"float8_e4m3fnuz", torch::kFloat8_e4m3fnuz},
-    {"float8_e5m2fnuz", torch::kFloat8_e5m2fnuz},
-    {"float8_e8m0fnu", torch::kFloat8_e8m0fnu},
+/// The dtypes that files may hold.
+inline constexpr std::array<PickleDtype, 20> pickle_dtypes = {{
+    {torch::kFloat, "float32", "FloatStorage"},
+    {torch::kDouble, "float64", "DoubleStorage"},
+    {torch::kHalf, "float16", "HalfStorage"},
+    {torch::kBFloat16, "bfloat16", "BFloat16Storage"},
+    {torch::kLong, "int64", "LongStorage"},
+    {torch::kInt, "int32", "IntStorage"},
+    {torch::kShort, "int16", "ShortStorage"},
+    {torch::kChar, "int8", "CharStorage"},
+    {torch::kByte, "uint8", "ByteStorage"},
+    {torch::kBool, "bool", "BoolStorage"},
+    {torch::kComplexFloat, "complex64", "ComplexFloatStorage"},
+    {torch::kComplexDouble, "complex128", "ComplexDoubleStorage"},
+    {torch::kUInt16, "uint16", untyped_storage},
+    {torch::kUInt32, "uint32", untyped_storage},
+    {torch::kUInt64, "uint64", untyped_storage},
+    {torch::kFloat8_e4m3fn, "float8_e4m3fn", untyped_storage},
+    {torch::kFloat8_e5m2, "float8_e5m2", untyped_storage},
+    {torch::kFloat8_e4m3fnuz, "float8_e4m3fnuz", untyped_storage},
+    {torch::kFloat8_e5m2fnuz, "float8_e5m2fnuz", untyped_storage},
+    {torch::kFloat8_e8m0fnu, "float8_e8m0fnu", untyped_storage},
 }};
+
+/// The row of `pickle_dtypes` whose `field` is `value`; null if there is none.
+template <class Value>
+const PickleDtype* find_pickle_dtype(Value PickleDtype::*field, const Value& value) {
+  const auto* found = std::find_if(pickle_dtypes.begin(), pickle_dtypes.end(),
+                                   [&](const auto& row) { return row.*field == value; });
+  return found == pickle_dtypes.end() ? nullptr : found;
+}
+
+/// The dtype of the elements of PyTorch's storage type `name`, such as "FloatStorage"; bytes for
+/// `untyped_storage`.
+inline std::optional<torch::ScalarType> storage_dtype(std::string_view name) {
+  if (name == untyped_storage) {
+    return torch::kByte;
+  }
+  const auto* found = find_pickle_dtype(&PickleDtype::storage, name);
+  if (found == nullptr) {
+    return std::nullopt;
+  }
+  return found->dtype;
+}
 
 }  // namespace bsconv::weights::detail

@@ -31,6 +31,10 @@ class PickleReader : PickleMachine {
   }
 
  private:
+  static const PickleDtype* dtype_by_name(std::string_view name) {
+    return find_pickle_dtype(&PickleDtype::name, name);
+  }
+
   void push_global(const std::string& module, const std::string& name) {
     const std::string full = module + "." + name;
     const bool storage = (module == "torch" || module == "torch.storage") && storage_dtype(name);
@@ -47,13 +51,7 @@ class PickleReader : PickleMachine {
       allowed = allowed || entry == full;
     }
     // A dtype stands as its name.
-    static const std::array<std::string_view, 12> dtypes = {
-        "float32", "float64", "float16", "bfloat16", "int64",     "int32",
-        "int16",   "int8",    "uint8",   "bool",     "complex64", "complex128"};
-    for (const auto& dtype : dtypes) {
-      allowed = allowed || (module == "torch" && name == dtype);
-    }
-    allowed = allowed || (module == "torch" && find_dtype(untyped_dtypes, name));
+    allowed = allowed || (module == "torch" && dtype_by_name(name) != nullptr);
     check(allowed, "the global '" + full +
                        "' is not allowed; only tensors and plain containers can be loaded");
     push_text(PickleKind::global, full);
@@ -135,9 +133,10 @@ class PickleReader : PickleMachine {
     const std::string name = value(arguments[6]).text;
     arguments.erase(arguments.begin() + 6);
     make_tensor(arguments);
-    const auto dtype = find_dtype(untyped_dtypes, name.substr(name.find('.') + 1));
-    check(dtype.has_value(), "a tensor over bytes is of '" + name + "'");
-    value(top()).dtype = *dtype;
+    const auto* dtype = dtype_by_name(std::string_view(name).substr(name.find('.') + 1));
+    check(dtype != nullptr && dtype->storage == untyped_storage,
+          "a tensor over bytes is of '" + name + "'");
+    value(top()).dtype = dtype->dtype;
   }
 
   void make_tensor(const std::vector<std::size_t>& arguments) {

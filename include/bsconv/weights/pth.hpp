@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 #pragma once
 
+#include <torch/arg.h>
 #include <torch/types.h>
 #include <bsconv/weights/mapped_file.hpp>
 #include <bsconv/weights/pickle_reader.hpp>
@@ -17,9 +18,7 @@
 #include <string>
 #include <string_view>
 #include <unordered_map>
-#include <unordered_set>
 #include <utility>
-#include <vector>
 
 namespace bsconv::weights {
 
@@ -75,8 +74,11 @@ class PthReader {
     TORCH_CHECK(found == 1, origin_,
                 found == 0 ? ": it has no 'data.pkl'; was it written by torch.save?"
                            : ": it has several 'data.pkl'");
-    TORCH_CHECK(zip.find(prefix + "constants.pkl") == nullptr, origin_,
-                ": it is a TorchScript model; save its state_dict() with torch.save");
+    TORCH_CHECK(
+        zip.find(prefix + "constants.pkl") == nullptr, origin_,
+        ": it is a TorchScript model, or a file of C++'s torch::save; in Python save the "
+        "model's state_dict() with torch.save, in C++ torch::load the file into its module, "
+        "then bsconv::weights::save_weights(path, bsconv::weights::state_dict(*module))");
     if (const auto* order = zip.find(prefix + "byteorder")) {
       TORCH_CHECK(*order == "little", origin_, ": its byte order is '", order->substr(0, 16),
                   "'; only little is supported");
@@ -348,9 +350,10 @@ class PthReader {
 /// one inside, in the zip format or the older one.
 ///
 /// Executes nothing: the file may hold tensors, numbers, text and plain containers; anything else
-/// is refused by name. Tensors are views of the mapped file, read when they are used, on the CPU;
-/// those that shared memory when they were saved share it again. Every size and offset is checked
-/// first; throws `c10::Error` with the path and what is wrong.
+/// is refused by name, such as TorchScript models and what C++'s `torch::save` writes. Tensors are
+/// views of the mapped file, read when they are used, on the CPU; those that shared memory when
+/// they were saved share it again. Every size and offset is checked first; throws `c10::Error` with
+/// the path and what is wrong.
 inline StateDict load_pth(const std::filesystem::path& path, const PthOptions& options = {}) {
   const std::string origin = "PyTorch file '" + path.native() + "'";
   return detail::PthReader(MappedFile::open(path, origin), origin).tensors(options.key());

@@ -8,6 +8,7 @@
 #include <bsconv/weights/pickle.hpp>
 #include <bsconv/weights/state_dict.hpp>
 
+#include <cstddef>
 #include <cstdint>
 #include <exception>
 #include <filesystem>
@@ -41,47 +42,6 @@ class StateDictPickler {
   const std::vector<torch::Tensor>& storages() const { return storages_; }
 
  private:
-  static std::string_view storage_name(torch::ScalarType type, const std::string& name) {
-    switch (type) {
-      case torch::kFloat:
-        return "FloatStorage";
-      case torch::kDouble:
-        return "DoubleStorage";
-      case torch::kHalf:
-        return "HalfStorage";
-      case torch::kBFloat16:
-        return "BFloat16Storage";
-      case torch::kLong:
-        return "LongStorage";
-      case torch::kInt:
-        return "IntStorage";
-      case torch::kShort:
-        return "ShortStorage";
-      case torch::kChar:
-        return "CharStorage";
-      case torch::kByte:
-        return "ByteStorage";
-      case torch::kBool:
-        return "BoolStorage";
-      case torch::kComplexFloat:
-        return "ComplexFloatStorage";
-      case torch::kComplexDouble:
-        return "ComplexDoubleStorage";
-      default:
-        TORCH_CHECK(false, "a .pth file can't hold '", name, "' of ", c10::toString(type));
-    }
-  }
-
-  // The name of a dtype without a storage type; nothing for another one.
-  static std::string_view untyped_name(torch::ScalarType type) {
-    for (const auto& [name, dtype] : untyped_dtypes) {
-      if (dtype == type) {
-        return name;
-      }
-    }
-    return {};
-  }
-
   void global(std::string_view module, std::string_view name) {
     text_ += 'c';
     text_ += module;
@@ -124,20 +84,18 @@ class StateDictPickler {
     // A storage in a file is of one type: memory that is seen as two is written twice.
     const auto known = keys_.try_emplace(
         std::pair(storage.unsafeGetStorageImpl(), value.scalar_type()), storages_.size());
-    const auto untyped = untyped_name(value.scalar_type());
-    const auto element_size = untyped.empty() ? static_cast<std::size_t>(value.element_size()) : 1;
+    const auto* dtype = find_pickle_dtype(&PickleDtype::dtype, value.scalar_type());
+    TORCH_CHECK(dtype != nullptr, "a .pth file can't hold '", name, "' of ", value.scalar_type());
+    const bool untyped = dtype->storage == untyped_storage;
+    const auto element_size = untyped ? 1 : static_cast<std::size_t>(value.element_size());
     const auto elements = static_cast<int64_t>(storage.nbytes() / element_size);
     if (known.second) {
       storages_.push_back(value);
     }
-    global("torch._utils", untyped.empty() ? "_rebuild_tensor_v2" : "_rebuild_tensor_v3");
+    global("torch._utils", untyped ? "_rebuild_tensor_v3" : "_rebuild_tensor_v2");
     text_ += "((";
     text("storage");
-    if (untyped.empty()) {
-      global("torch", storage_name(value.scalar_type(), name));
-    } else {
-      global("torch.storage", "UntypedStorage");
-    }
+    global(untyped ? "torch.storage" : "torch", dtype->storage);
     text(std::to_string(known.first->second));
     text("cpu");
     integer(elements);
@@ -148,8 +106,8 @@ class StateDictPickler {
     text_ += "\x89";
     global("collections", "OrderedDict");
     text_ += ")R";
-    if (!untyped.empty()) {
-      global("torch", untyped);
+    if (untyped) {
+      global("torch", dtype->name);
     }
     text_ += "tR";
   }
