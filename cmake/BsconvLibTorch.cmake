@@ -162,8 +162,10 @@ function(_bsconv_fetch_libtorch)
   set(BSCONV_LIBTORCH_DIR "${output}" PARENT_SCOPE)
 endfunction()
 
-# What the answer depends on; another one makes the search begin anew.
-set(_bsconv_question "${Torch_ROOT}|${Torch_DIR}|${BSCONV_TORCH_VERSION}|${BSCONV_TORCH_CUDA}")
+# What the answer depends on; another one makes the search begin anew. The environment does not count:
+# a build that configures itself again may have another.
+set(_bsconv_question
+    "${Torch_ROOT}|${Torch_DIR}|${CMAKE_PREFIX_PATH}|${BSCONV_TORCH_VERSION}|${BSCONV_TORCH_CUDA}")
 
 macro(_bsconv_find_libtorch)
   if(NOT BSCONV_LIBTORCH_DIR OR NOT EXISTS "${BSCONV_LIBTORCH_DIR}/lib/libtorch_cpu.so"

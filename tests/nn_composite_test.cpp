@@ -155,11 +155,12 @@ TEST(Layer, HoldsAnyLayer) {
 
 class Recorder : public bsconv::CallObserver {
  public:
-  Recorder() { current() = this; }
-  ~Recorder() override { current() = nullptr; }
   void enter(const torch::nn::Module& module) override { calls.push_back("+" + module.name()); }
   void leave(const torch::nn::Module& module) override { calls.push_back("-" + module.name()); }
   Names calls;
+
+ private:
+  bsconv::detail::CallObserverGuard guard_{*this};
 };
 
 struct ThrowerImpl : torch::nn::Module {

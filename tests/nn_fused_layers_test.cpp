@@ -1,15 +1,11 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
-#include <ATen/record_function.h>
 #include <bsconv/bsconv.hpp>
 #include <bsconv/fused_training.hpp>
-#include <bsconv/util/autocast_scope.hpp>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <cstdint>
-#include <functional>
-#include <memory>
 #include <optional>
 #include <string>
 #include <utility>
@@ -23,48 +19,18 @@ namespace nn_fused_layers_test {
 namespace {
 
 using bsconv::FusedTrainingGuard;
+using bsconv_test::chain_of;
 using bsconv_test::copy_of;
 using bsconv_test::error_of;
 using bsconv_test::expect_same_step;
 using bsconv_test::is_fused;
 using bsconv_test::operators_of;
-using bsconv_test::Step;
 using bsconv_test::step;
 using testing::HasSubstr;
 using testing::Not;
-using torch::nn::AnyModule;
 using torch::nn::BatchNorm2d;
 using torch::nn::Conv2d;
 using torch::nn::Conv2dOptions;
-
-/// How many times `run` calls the operator of LibTorch's that is called `name`.
-int count_calls(const std::string& name, const std::function<void()>& run) {
-  static thread_local const std::string* wanted = nullptr;
-  static thread_local int count = 0;
-  wanted = &name;
-  count = 0;
-  const auto handle = at::addThreadLocalCallback(at::RecordFunctionCallback(
-      [](const at::RecordFunction& call) -> std::unique_ptr<at::ObserverContext> {
-        count += call.name() == *wanted ? 1 : 0;
-        return nullptr;
-      }));
-  run();
-  at::removeCallback(handle);
-  return count;
-}
-
-template <class Module>
-bsconv::Layer chain_of(const Module& layer, bool with_norm, bool with_relu, int64_t channels) {
-  bsconv::Chain chain;
-  chain->push_back("layer", layer);
-  if (with_norm) {
-    chain->push_back("norm", BatchNorm2d(channels));
-  }
-  if (with_relu) {
-    chain->push_back("relu", torch::nn::ReLU6());
-  }
-  return chain;
-}
 
 class FusedGeometry : public testing::TestWithParam<int> {};
 
@@ -292,92 +258,6 @@ TEST(FusedLayers, UnitsOfNetworks) {
   }
 }
 
-TEST(FusedLayers, GradientsOfGradientsAreLibTorchs) {
-  torch::manual_seed(2);
-  const auto penalty = [](bsconv::LayerImpl& model, const torch::Tensor& input,
-                          std::optional<torch::ScalarType> dtype = {}) {
-    const auto x = input.detach().clone().set_requires_grad(true);
-    torch::Tensor gradient;
-    {
-      const bsconv::detail::AutocastScope autocast(torch::kCPU, dtype);
-      gradient = torch::autograd::grad({model.forward(x).square().sum()}, {x}, {}, std::nullopt,
-                                       /*create_graph=*/true)[0];
-    }
-    gradient.square().sum().backward();
-    return x.grad();
-  };
-  const bsconv::BSConvS block(bsconv::BSConvSOptions(8, 8, 3).padding(1).with_bn(true));
-  const Conv2d pointwise(Conv2dOptions(8, 8, 1).stride(2).bias(false));
-  for (auto layer : {chain_of(block, true, true, 8), chain_of(pointwise, true, true, 8)}) {
-    auto exact = copy_of(layer);
-    exact->to(torch::kDouble);
-    const auto input = torch::randn({2, 8, 6, 6});
-    ASSERT_TRUE(is_fused(*layer, input));
-    const auto expected = penalty(*exact, input.to(torch::kDouble));
-    const auto expect_close = [&](const torch::Tensor& found) {
-      const auto difference = (found.to(torch::kDouble) - expected).norm();
-      EXPECT_LE(difference.item<double>(), 1e-3 * expected.norm().item<double>());
-    };
-    expect_close(penalty(*copy_of(layer), input));
-    if (exact->children().front()->as<bsconv::BSConvSImpl>() != nullptr) {
-      expect_close(penalty(*copy_of(layer), input, torch::kBFloat16));
-    }
-  }
-}
-
-// A residual that is computed from the input, and weights that are used twice.
-TEST(FusedLayers, GradientsToDifferentiateAgainEqualThoseThatAreNot) {
-  torch::manual_seed(8);
-  bsconv::Chain twice;
-  const bsconv::BSConvU shared(bsconv::BSConvUOptions(8, 8, 3).padding(1).with_bn(true));
-  const BatchNorm2d norm(8);
-  for (const char* use : {"1", "2"}) {
-    twice->push_back(std::string("layer") + use, shared);
-    twice->push_back(std::string("norm") + use, norm);
-    twice->push_back(std::string("relu") + use, torch::nn::ReLU());
-  }
-  const std::vector<std::pair<bsconv::Layer, int64_t>> cases = {
-      {twice, 8},
-      {bsconv::create_model("cifar_resnet20"), 3},
-      {bsconv::create_model("cifar_resnet20_bsconvu"), 3},
-      {bsconv::create_model("cifar_preresnet20_bsconvu"), 3}};
-  for (const auto& [layer, channels] : cases) {
-    auto model = layer;
-    model->train();
-    const auto x = torch::rand({4, channels, 16, 16}).set_requires_grad(true);
-    auto inputs = model->parameters();
-    inputs.push_back(x);
-    const auto gradients = [&](bool create_graph) {
-      return torch::autograd::grad({model->forward(x).square().sum()}, inputs, {}, std::nullopt,
-                                   create_graph);
-    };
-    const auto expected = gradients(false);
-    const auto found = gradients(true);
-    for (std::size_t i = 0; i < inputs.size(); ++i) {
-      const auto difference = (found[i] - expected[i]).norm().item<double>();
-      EXPECT_LE(difference, 1e-2 * expected[i].norm().item<double>() + 1e-2) << i;
-    }
-  }
-}
-
-TEST(FusedLayers, TangentsOfForwardModeAreLibTorchs) {
-  torch::manual_seed(9);
-  auto layer = chain_of(bsconv::BSConvU(bsconv::BSConvUOptions(8, 16, 3).padding(1).with_bn(true)),
-                        true, true, 16);
-  layer->train();
-  const auto input = torch::randn({3, 8, 9, 9});
-  const auto direction = torch::randn({3, 8, 9, 9});
-  const auto tangent = [&](bool fused) {
-    const FusedTrainingGuard guard(fused);
-    const auto level = torch::autograd::ForwardADLevel::get_next_idx();
-    const auto output = layer->forward(torch::_make_dual(input, direction, level));
-    const auto result = std::get<1>(torch::_unpack_dual(output, level)).clone();
-    torch::autograd::ForwardADLevel::release_idx(level);
-    return result;
-  };
-  EXPECT_TRUE(torch::allclose(tangent(true), tangent(false), 1e-4, 1e-5));
-}
-
 TEST(FusedLayers, OneThreadAndManyGiveTheSame) {
   const int threads = torch::get_num_threads();
   torch::manual_seed(4);
@@ -419,89 +299,6 @@ TEST(FusedLayers, LibTorchDoesWhatTheKernelsDoNot) {
   auto twice = layer(plain);
   twice->to(torch::kDouble);
   EXPECT_FALSE(is_fused(*twice, input.to(torch::kDouble)));
-}
-
-TEST(FusedLayers, UnderAutocastTheyComputeInSinglePrecision) {
-  torch::manual_seed(5);
-  auto layer = chain_of(bsconv::BSConvU(bsconv::BSConvUOptions(8, 16, 3).padding(1).with_bn(true)),
-                        true, true, 16);
-  layer->train();
-  const auto input = torch::randn({3, 8, 9, 9});
-  const auto rounded = input.to(torch::kBFloat16);
-  const auto expect_step = [&](bsconv::LayerImpl& model, const torch::Tensor& images,
-                               const Step& expected) {
-    const bsconv::detail::AutocastScope autocast(torch::kCPU, torch::kBFloat16);
-    ASSERT_TRUE(is_fused(*std::dynamic_pointer_cast<bsconv::LayerImpl>(model.clone()), images));
-    const auto found = step(model, images, true);
-    EXPECT_EQ(found[0].second.scalar_type(), torch::kFloat);
-    EXPECT_EQ(found[1].second.scalar_type(), images.scalar_type());
-    for (std::size_t i = 0; i < expected.size(); ++i) {
-      EXPECT_TRUE(torch::equal(found[i].second, expected[i].second.to(found[i].second.dtype())))
-          << expected[i].first;
-    }
-  };
-  expect_step(*copy_of(layer), input, step(*copy_of(layer), input, true));
-  // As a dense convolution in front makes them.
-  expect_step(*copy_of(layer), rounded, step(*copy_of(layer), rounded.to(torch::kFloat), true));
-  auto norm = chain_of(BatchNorm2d(8), false, true, 8);
-  norm->train();
-  expect_step(*copy_of(norm), input, step(*copy_of(norm), input, true));
-  EXPECT_ANY_THROW(layer->forward(rounded));
-}
-
-// Dense layers in lower precision in front of BSConv ones, beside them (shortcuts) and behind them.
-TEST(FusedLayers, UnderAutocastNetworksStepNearerToSinglePrecisionThanLibTorchs) {
-  torch::manual_seed(6);
-  auto model = bsconv::create_model("cifar_resnet20");
-  bsconv::replace_with_bsconv_u(*model, bsconv::BSConvUReplacementOptions().exclude(
-                                            {"*init_unit*", "*projection*", "classifier*"}));
-  model->train();
-  const auto images = torch::rand({4, 3, 16, 16});
-  const auto expected = step(*copy_of(model), images, true);
-  for (const auto dtype : {torch::kBFloat16, torch::kHalf}) {
-    const bsconv::detail::AutocastScope autocast(torch::kCPU, dtype);
-    ASSERT_EQ(count_calls("aten::conv2d", [&] { copy_of(model)->forward(images); }), 2 * 4);
-    // The mean over all tensors of the relative difference.
-    const auto distance = [&](bool fused) {
-      const auto found = step(*copy_of(model), images, fused);
-      double sum = 0;
-      for (std::size_t i = 0; i < expected.size(); ++i) {
-        const auto wanted = expected[i].second.to(torch::kDouble);
-        const auto difference = (found[i].second.to(torch::kDouble) - wanted).norm();
-        sum += difference.item<double>() / (wanted.norm().item<double>() + 1e-6);
-      }
-      return sum / static_cast<double>(expected.size());
-    };
-    EXPECT_LT(distance(true), distance(false));
-    EXPECT_LT(distance(true), dtype == torch::kHalf ? 0.1 : 0.3);
-  }
-}
-
-// What LibTorch's autocast makes faster is left to it.
-TEST(FusedLayers, UnderAutocastOtherLayersAreLibTorchs) {
-  const bsconv::detail::AutocastScope autocast(torch::kCPU, torch::kBFloat16);
-  const auto images = torch::rand({2, 3, 16, 16});
-  for (const std::string name :
-       {"cifar_resnet20", "cifar_resnet20_bsconvu", "cifar_mobilenetv2_w1"}) {
-    SCOPED_TRACE(name);
-    auto model = bsconv::create_model(name);
-    const auto count = [&](bool fused) {
-      const FusedTrainingGuard guard(fused);
-      return std::pair(count_calls("aten::conv2d", [&] { model->forward(images); }),
-                       count_calls("aten::batch_norm", [&] { model->forward(images); }));
-    };
-    const auto [convolutions, norms] = count(true);
-    const auto [all_convolutions, all_norms] = count(false);
-    if (name == "cifar_resnet20_bsconvu") {
-      // Two shortcuts, and the classifier; autocast calls a convolution twice.
-      EXPECT_EQ(convolutions, 2 * 3);
-      EXPECT_EQ(norms, 2);
-    } else {
-      EXPECT_EQ(convolutions, all_convolutions);
-      // Images themselves are in single precision.
-      EXPECT_EQ(norms, all_norms - 1);
-    }
-  }
 }
 
 // A batch normalization of one value a channel has no statistics: LibTorch says so.

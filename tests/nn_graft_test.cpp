@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 #include <bsconv/nn.hpp>
 
+#include <string>
+#include <thread>
+#include <vector>
+
 #include "support/device.hpp"
 #include "support/golden.hpp"
 #include "support/layers.hpp"
@@ -60,6 +64,29 @@ TEST_P(GraftOnDevice, FollowsTheSubstituteToAnotherDtypeAndDevice) {
   conv->to(torch::kFloat);
   conv->forward(torch::ones({1, 4, 5, 5}).to(device()));
   EXPECT_EQ(conv->weight.scalar_type(), torch::kFloat);
+}
+
+TEST(Graft, ThreadsMayRunItTogetherAfterAConversion) {
+  auto conv = plain();
+  BSConvU substitute(BSConvUOptions(4, 6, 3).padding(1));
+  bsconv::graft(*conv, AnyModule(substitute));
+  for (const auto dtype : {torch::kDouble, torch::kFloat}) {
+    conv->to(dtype);
+    const auto input = torch::randn({2, 4, 5, 5}, dtype);
+    std::vector<torch::Tensor> outputs(4);
+    std::vector<std::thread> threads;
+    for (auto& output : outputs) {
+      threads.emplace_back([&] { output = conv->forward(input); });
+    }
+    for (auto& thread : threads) {
+      thread.join();
+    }
+    const auto expected = substitute->forward(input);
+    for (const auto& output : outputs) {
+      EXPECT_TRUE(torch::equal(output, expected));
+    }
+    EXPECT_EQ(conv->weight.scalar_type(), dtype);
+  }
 }
 
 TEST(Graft, TakesEveryWayToCallTheConvolution) {

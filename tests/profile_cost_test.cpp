@@ -186,6 +186,24 @@ TEST(ProfileReference, CountsWhatTheReferenceCounts) {
   EXPECT_EQ(flops(nn::Sigmoid(), image), 0);
 }
 
+// As compilers of graphs call convolutions.
+TEST(ProfileReference, ConvolutionsSayByAnArgumentWhetherTheyAreTransposed) {
+  const auto image = torch::zeros({2, 4, 6, 6});
+  const auto weight = torch::zeros({4, 8, 2, 2});
+  const auto flops = [&](bool transposed, const torch::Tensor& filters, const torch::Tensor& bias) {
+    return of(
+               [&](const torch::Tensor& x) {
+                 return torch::convolution(x, filters, bias, {2, 2}, {0, 0}, {1, 1}, transposed,
+                                           {0, 0}, 1);
+               },
+               image, ProfileOptions())
+        .flops();
+  };
+  EXPECT_EQ(flops(true, weight, torch::Tensor()), 2 * 36 * 4 * 8 * 4);
+  EXPECT_EQ(flops(true, weight, torch::zeros({8})), 2 * 36 * 4 * 8 * 4 + 2 * 8 * 144);
+  EXPECT_EQ(flops(false, weight.transpose(0, 1), torch::Tensor()), 2 * 9 * 4 * 8 * 4);
+}
+
 TEST(ProfileReference, NamesWhatItDoesNotCount) {
   torch::nn::Sequential net(torch::nn::Conv2d(3, 4, 1), torch::nn::ReLU6(), torch::nn::Sigmoid(),
                             torch::nn::ReLU6());
@@ -227,6 +245,12 @@ TEST(ProfileComplete, CountsEveryOperator) {
             140);
   EXPECT_EQ(flops([](const torch::Tensor& t) { return torch::layer_norm(t, {6}); }, x), 96);
   EXPECT_EQ(flops([](const torch::Tensor& t) { return torch::dropout(t, 0.5, false); }, x), 0);
+}
+
+TEST(ProfileReference, TakesModulesWithoutHolders) {
+  const auto net = std::make_shared<ClassicImpl>();
+  const auto input = torch::zeros({2, 3, 8, 8});
+  EXPECT_EQ(profile(*net, input).flops(), profile(*net, ProfileOptions(), input).flops());
 }
 
 TEST(ProfileComplete, MovingDataCostsNothing) {

@@ -9,6 +9,7 @@
 #include "support/device.hpp"
 #include "support/golden.hpp"
 #include "support/layers.hpp"
+#include "support/warnings.hpp"
 
 namespace profile_state_test {
 namespace {
@@ -112,6 +113,22 @@ TEST_P(ProfiledModel, StaysAsItWasWhenForwardThrows) {
   EXPECT_NE(message_of([&] { profile(net, torch::zeros({1}).to(device())); }),
             "(nothing was thrown)");
   expect_unchanged();
+}
+
+TEST(ProfileState, AnErrorPassesWhereABufferCanNotBePutBack) {
+  struct Growing : torch::nn::Module {
+    torch::Tensor sizes = register_buffer("sizes", torch::zeros({2}));
+    torch::Tensor forward(const torch::Tensor&) {
+      sizes.resize_({3}).zero_();
+      TORCH_CHECK(false, "forward fails");
+    }
+  } net;
+  bsconv_test::Warnings warnings;
+  EXPECT_NE(message_of([&] { profile(net, torch::zeros({1})); }).find("forward fails"),
+            std::string::npos);
+  ASSERT_EQ(warnings.messages.size(), 1U);
+  EXPECT_NE(warnings.messages[0].find("could not put back the buffers of a model: "),
+            std::string::npos);
 }
 
 TEST_P(ProfiledModel, IsTimedOperatorByOperator) {

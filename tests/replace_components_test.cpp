@@ -5,6 +5,7 @@
 
 #include <sstream>
 #include <string>
+#include <vector>
 
 #include "support/golden.hpp"
 
@@ -12,6 +13,7 @@ namespace replace_components_test {
 namespace {
 
 using bsconv::Initialization;
+using testing::ElementsAre;
 using testing::HasSubstr;
 
 torch::Tensor rebuilt(const bsconv::KernelComponents& components) {
@@ -130,14 +132,70 @@ TEST(ReplaceSvd, LeavesAloneWhatItWouldLose) {
       bsconv::replace_with_bsconv_u(net, bsconv::BSConvUReplacementOptions(options).dry_run(true));
   const auto report = bsconv::replace_with_bsconv_u(net, options);
   EXPECT_EQ(report.replaced(), 1U);
-  EXPECT_EQ(report.refused(), 1U);
-  EXPECT_EQ(plan.to_string(0), report.to_string(0));
+  EXPECT_EQ(report.kept(), 1U);
+  EXPECT_EQ(report.refused(), 0U);
   EXPECT_EQ(plan.replaced(), 1U);
+  EXPECT_EQ(plan.kept(), 1U);
+  EXPECT_THAT(plan.to_string(1), HasSubstr("Would keep 1: torch::nn::Conv2d(10, 8"));
+  EXPECT_THAT(report.to_string(1), HasSubstr("Kept 1: torch::nn::Conv2d(10, 8"));
+  EXPECT_THAT(report.to_string(1), HasSubstr("Replaced 1 module (1 kept); parameters: "));
   EXPECT_THAT(report.to_string(1), HasSubstr("% of its weights' squared norm, less than 90.0 %"));
   EXPECT_NE(net[1]->as<torch::nn::Conv2d>(), nullptr);
   EXPECT_THROW(bsconv::replace_with_bsconv_u(
                    net, bsconv::BSConvUReplacementOptions().min_explained_variance(1.5)),
                c10::ValueError);
+}
+
+TEST(ReplaceSvd, ListsWhatItLeavesAloneInTreeOrder) {
+  torch::manual_seed(7);
+  const torch::nn::Conv2d kept(torch::nn::Conv2dOptions(10, 10, 3));
+  torch::nn::Sequential net(blueprint_convolution(6, 10, 6), kept,
+                            blueprint_convolution(10, 10, 10), kept,
+                            blueprint_convolution(10, 8, 10));
+  const auto report = bsconv::replace_with_bsconv_u(net, bsconv::BSConvUReplacementOptions()
+                                                             .initialization(Initialization::svd)
+                                                             .min_explained_variance(0.9));
+  std::vector<std::string> paths;
+  std::vector<bsconv::ReplacementKind> kinds;
+  for (const auto& row : report.rows) {
+    paths.push_back(row.path);
+    kinds.push_back(row.kind);
+  }
+  using Kind = bsconv::ReplacementKind;
+  EXPECT_THAT(paths, ElementsAre("0", "1", "2", "4"));
+  EXPECT_THAT(kinds, ElementsAre(Kind::exchanged, Kind::kept, Kind::exchanged, Kind::exchanged));
+  const auto& row = report.rows[1];
+  EXPECT_LT(row.explained_variance.value(), 0.9);
+  EXPECT_EQ(row.parameters_after, row.parameters_before);
+  EXPECT_THAT(row.new_type, HasSubstr("bsconv::BSConvU(10, 10"));
+  EXPECT_EQ(report.layer_terms().count("1"), 0U);
+  EXPECT_EQ(report.parameters_after, bsconv::parameter_count(*net));
+}
+
+TEST(ReplaceSvd, AFrozenConvolutionStaysFrozen) {
+  for (const auto initialization :
+       {Initialization::random, Initialization::svd, Initialization::data}) {
+    torch::nn::Conv2d frozen(torch::nn::Conv2dOptions(4, 6, 3));
+    torch::nn::Sequential net(frozen, torch::nn::Conv2d(torch::nn::Conv2dOptions(6, 5, 3)));
+    for (const auto& parameter : frozen->parameters()) {
+      parameter.set_requires_grad(false);
+    }
+    bsconv::replace_with_bsconv_u(
+        net, bsconv::BSConvUReplacementOptions()
+                 .with_bn(true)
+                 .initialization(initialization)
+                 .calibration(bsconv::Calibration(net, {torch::randn({4, 4, 9, 9})})));
+    for (const auto& item : net->named_parameters()) {
+      const bool is_frozen = item.key()[0] == '0' && initialization != Initialization::random;
+      EXPECT_EQ(item.value().requires_grad(), !is_frozen) << item.key();
+    }
+  }
+}
+
+TEST(KernelAnalysis, QuotesPathsInCsv) {
+  bsconv::Chain chain;
+  chain->push_back("a,b", torch::nn::Conv2d(torch::nn::Conv2dOptions(2, 1, 3)));
+  EXPECT_THAT(bsconv::analyze_kernels(chain).to_csv(), HasSubstr("\n\"a,b\",0,"));
 }
 
 TEST(KernelAnalysis, ListsTheConvolutionsThatCouldBeReplaced) {

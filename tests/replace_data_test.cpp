@@ -5,6 +5,7 @@
 #include <bsconv/bsconv.hpp>
 
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -80,6 +81,18 @@ TEST(ReplaceTerms, AreExactOnceThereAreEnough) {
       EXPECT_NEAR(row.explained_variance.value(), 1.0, 1e-9) << row.path;
       EXPECT_LT(row.output_error.value_or(0.0), 1e-5) << row.path;
     }
+  }
+}
+
+// LibTorch's tutorials hold a model by a pointer.
+TEST(ReplaceData, TakesPointersToModels) {
+  torch::manual_seed(5);
+  const auto net = std::make_shared<TypedImpl>();
+  const auto report = bsconv::replace_with_bsconv_u(
+      *net, data(BSConvUReplacementOptions(), Calibration(net, batches_of(3))));
+  EXPECT_EQ(report.replaced(), 4U);
+  for (const auto& row : report.rows) {
+    EXPECT_TRUE(row.output_error.has_value()) << row.path;
   }
 }
 

@@ -198,6 +198,34 @@ TEST(Replacer, RefusesTypedMembersOfOtherTypes) {
   EXPECT_NE(text.find("(1 can't be replaced)"), std::string::npos) << text;
 }
 
+TEST(Replacer, ARuleMayKeepWhatItAcceptsAndCompleteItsRow) {
+  const torch::nn::ReLU shared;
+  torch::nn::Sequential net{shared, torch::nn::ReLU(), shared, torch::nn::Sigmoid()};
+  auto to_tanh = rule<torch::nn::ReLUImpl>([] { return torch::nn::AnyModule(torch::nn::Tanh()); });
+  to_tanh.keep = [](const torch::nn::Module&, const std::string& path) {
+    return std::string(path == "1" ? "" : "it is shared");
+  };
+  to_tanh.annotate = [](bsconv::Replacement& row, const torch::nn::Module& module) {
+    row.terms = dynamic_cast<const torch::nn::ReLUImpl&>(module).options.inplace() ? 0 : 7;
+  };
+  for (const bool dry_run : {true, false}) {
+    const auto report = Replacer({to_tanh}).apply(*net, dry_run);
+    ASSERT_EQ(report.rows.size(), 2U);
+    EXPECT_EQ(report.rows[0].path, "0");
+    EXPECT_EQ(report.rows[0].kind, bsconv::ReplacementKind::kept);
+    EXPECT_EQ(report.rows[0].reason, "it is shared");
+    EXPECT_EQ(report.rows[1].kind, bsconv::ReplacementKind::exchanged);
+    EXPECT_EQ(report.rows[1].terms, 7);
+    EXPECT_EQ(report.replaced(), 1U);
+    EXPECT_EQ(report.kept(), 1U);
+    EXPECT_THAT(report.to_string(1),
+                testing::HasSubstr(dry_run ? "Would keep 0: torch::nn::ReLU(): it is shared\n"
+                                           : "Kept 0: torch::nn::ReLU(): it is shared\n"));
+  }
+  const auto x = torch::randn({3, 4});
+  EXPECT_TRUE(torch::equal(net->forward(x), x.relu().tanh().relu().sigmoid()));
+}
+
 TEST(Replacer, FirstRuleWinsAndTheReplacementIsNotSearched) {
   int made = 0;
   const auto first = rule<torch::nn::Conv2dImpl>([&made] {

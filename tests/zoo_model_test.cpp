@@ -151,6 +151,34 @@ TEST(ZooModel, SmallerAndLargerImagesWork) {
   }
 }
 
+TEST(ZooModel, AUnitWhoseLastBlockWasExchangedHasNoLossOfItsOwn) {
+  auto model = bsconv::create_model("cifar_mobilenetv2_w1d4_bsconvs_p1d6");
+  std::vector<bsconv::zoo::InvertedResidualImpl*> units;
+  for (const auto& module : model->modules()) {
+    if (auto* unit = dynamic_cast<bsconv::zoo::InvertedResidualImpl*>(module.get())) {
+      units.push_back(unit);
+    }
+  }
+  ASSERT_GT(units.size(), 1U);
+  const auto loss = [&] { return bsconv::regularization_loss(*model, 1.0).item<double>(); };
+  const double before = loss();
+  const double own = units[0]->regularization_loss().item<double>();
+  const auto exchange = [](bsconv::zoo::InvertedResidualImpl& unit) {
+    const auto& options = unit.options;
+    unit.replace_child("conv3", torch::nn::AnyModule(torch::nn::Conv2d(options.mid_channels(),
+                                                                       options.out_channels(), 1)));
+  };
+  exchange(*units[0]);
+  EXPECT_NEAR(loss(), before - own, 1e-4 * before);
+  EXPECT_FALSE(units[0]->is_regularized());
+  EXPECT_THROW(units[0]->regularization_loss(), c10::Error);
+  for (auto* unit : units) {
+    exchange(*unit);
+  }
+  EXPECT_FALSE(bsconv::has_regularization(*model));
+  EXPECT_EQ(loss(), 0.0);
+}
+
 TEST(ZooModel, AUnitWhoseConvolutionWasExchangedHasNoLossOfItsOwn) {
   auto model = bsconv::create_model("cifar_mobilenetv2_w1d4_bsconvs_p1d6");
   EXPECT_TRUE(bsconv::has_regularization(*model));

@@ -4,12 +4,16 @@
 
 #include <gtest/gtest.h>
 #include <torch/autograd.h>
+#include <torch/nn/modules/activation.h>
+#include <torch/nn/modules/batchnorm.h>
 #include <torch/types.h>
 #include <bsconv/autograd/fused_training.hpp>
 #include <bsconv/nn/any_layer.hpp>
+#include <bsconv/nn/composite.hpp>
 #include <bsconv/nn/layer.hpp>
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <utility>
@@ -18,6 +22,21 @@
 #include "autograd_graph.hpp"
 
 namespace bsconv_test {
+
+/// `layer` with a batch normalization of `channels` and a ReLU6 behind it, as far as they are
+/// wanted.
+template <class Module>
+bsconv::Layer chain_of(const Module& layer, bool with_norm, bool with_relu, int64_t channels) {
+  bsconv::Chain chain;
+  chain->push_back("layer", layer);
+  if (with_norm) {
+    chain->push_back("norm", torch::nn::BatchNorm2d(channels));
+  }
+  if (with_relu) {
+    chain->push_back("relu", torch::nn::ReLU6());
+  }
+  return chain;
+}
 
 /// All that a step of training leaves: the output, gradients and buffers, by name.
 using Step = std::vector<std::pair<std::string, torch::Tensor>>;

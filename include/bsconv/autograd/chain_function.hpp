@@ -20,7 +20,7 @@
 namespace bsconv::detail {
 
 /// The tensors of a block that gradients flow to, in a fixed order.
-constexpr std::size_t block_tensor_count = 12;
+inline constexpr std::size_t block_tensor_count = 12;
 
 /// Those tensors; undefined where there is none.
 inline std::array<torch::Tensor, block_tensor_count> block_tensors(const TrainingBlock& block) {

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 #pragma once
 
+#include <c10/macros/Export.h>
+
 #include <atomic>
 
 namespace bsconv {
 
 namespace detail {
 
-inline std::atomic<bool>& fused_training_flag() {
+C10_EXPORT inline std::atomic<bool>& fused_training_flag() {
   static std::atomic<bool> enabled{true};
   return enabled;
 }

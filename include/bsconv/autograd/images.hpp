@@ -88,7 +88,7 @@ inline PixelTensor whole_vectors_of(const torch::Tensor& tensor, int64_t width) 
 }
 
 /// Over fewer pixels, sums of products take as long to read and write as to add up.
-constexpr int64_t few_pixels = 64;
+inline constexpr int64_t few_pixels = 64;
 
 /// Images are dealt out in parts, whose sums are added in order: results don't depend on which
 /// thread does which, nor, up to 4 threads, on their number. A thread that is done with

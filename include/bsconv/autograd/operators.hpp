@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 #pragma once
 
+#include <c10/macros/Export.h>
 #include <torch/types.h>
 #include <bsconv/autograd/block.hpp>
 
@@ -52,7 +53,7 @@ torch::Tensor run_one_by_one(torch::Tensor input, const std::vector<TrainingBloc
 
 /// The operators of this program for tensors on devices of `type`, the CPU or CUDA; null unless it
 /// includes bsconv/fused_training.hpp or bsconv/cuda.hpp.
-inline std::atomic<const TrainingOperators*>& training_operators(c10::DeviceType type) {
+C10_EXPORT inline std::atomic<const TrainingOperators*>& training_operators(c10::DeviceType type) {
   static std::atomic<const TrainingOperators*> cpu{nullptr};
   static std::atomic<const TrainingOperators*> cuda{nullptr};
   static std::atomic<const TrainingOperators*> none{nullptr};

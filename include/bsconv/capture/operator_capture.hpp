@@ -3,12 +3,14 @@
 
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
+#include <c10/macros/Export.h>
 #include <torch/library.h>
 #include <torch/types.h>
 
 #include <algorithm>
 #include <chrono>
 #include <cstddef>
+#include <cstdint>
 #include <iterator>
 #include <memory>
 #include <optional>
@@ -84,10 +86,14 @@ inline std::vector<int64_t> numbers(const c10::IValue& argument, std::size_t cou
 /// The dispatch key that intercepts operators while it is switched on for a thread. It lies above
 /// all others, `graft_key` included. PyTorch documents it for tests of modes and registers
 /// nothing on it; this constant is the only place that chooses it.
-constexpr c10::DispatchKey capture_key = c10::DispatchKey::TESTING_ONLY_GenericMode;
+inline constexpr c10::DispatchKey capture_key = c10::DispatchKey::TESTING_ONLY_GenericMode;
 
 /// The observer of this thread, or null.
-inline OperatorObserver*& operator_observer() {
+///
+/// Exported, like the other functions that hold an observer, a switch or a registration of the
+/// process: shared libraries that hide their symbols, two Python extensions say, then have one
+/// together. LibTorch refuses a second registration on a dispatch key.
+C10_EXPORT inline OperatorObserver*& operator_observer() {
   static thread_local OperatorObserver* observer = nullptr;
   return observer;
 }
@@ -131,7 +137,7 @@ inline void observe_operator(const c10::OperatorHandle& op, c10::DispatchKeySet 
 }
 
 /// Registers the kernel, once a process.
-inline void register_capture_kernel() {
+C10_EXPORT inline void register_capture_kernel() {
   static const auto* library = [] {
     auto made = std::make_unique<torch::Library>(torch::Library::IMPL, "_", capture_key, __FILE__,
                                                  __LINE__);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 #pragma once
 
+#include <ATen/Context.h>
 #include <torch/types.h>
 #include <bsconv/gpu/compiler.hpp>
 #include <bsconv/gpu/operation.hpp>

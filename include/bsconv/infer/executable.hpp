@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 #pragma once
 
+#include <c10/macros/Export.h>
 #include <torch/types.h>
 #include <bsconv/infer/graph.hpp>
 #include <bsconv/infer/report.hpp>
@@ -52,7 +53,7 @@ struct GpuPlanner {
   std::mutex mutex;
   DevicePlanner planner;
 
-  static GpuPlanner& instance() {
+  C10_EXPORT static GpuPlanner& instance() {
     static GpuPlanner registered;
     return registered;
   }

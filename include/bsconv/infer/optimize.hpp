@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 #pragma once
 
+#include <c10/core/impl/LocalDispatchKeySet.h>
+#include <torch/arg.h>
+#include <torch/nn/module.h>
 #include <torch/types.h>
 #include <bsconv/capture/operator_capture.hpp>
 #include <bsconv/infer/capture.hpp>
@@ -287,9 +290,12 @@ class OptimizedModel {
     }
 
     // On another input than the captured one: what depends on the input must not have become a
-    // constant.
+    // constant. No two of its pixels are alike, though the captured ones may be: none may be
+    // mistaken for another.
     void verify(Entry& entry, const torch::Tensor& captured) const {
-      const auto other = (captured.flatten().roll(1) * 0.75 + 0.125).view(captured.sizes());
+      const auto pattern = torch::arange(captured.numel(), captured.options()).mul_(0.7).sin_();
+      const auto other =
+          (captured.flatten().roll(1) * 0.75 + 0.125 + 0.5 * pattern).view(captured.sizes());
       // Models may change their input.
       const auto expected = forward(other.clone()).to(torch::kDouble);
       const auto result = run_plan(entry, other);
@@ -374,7 +380,8 @@ class OptimizedModel {
 /// The model itself stays as it is, and must stay so: see `OptimizedModel::forward`. Replace layers
 /// before, not afterwards.
 ///
-/// `model` is any holder or an `AnyModule`, in evaluation mode; `example` is a float tensor
+/// `model` is any holder, a `std::shared_ptr` or an `AnyModule`, in evaluation mode; `example` is a
+/// float tensor
 /// `[N, C, H, W]` or `[N, C]` on the CPU, or on a GPU in a program that includes <bsconv/cuda.hpp>.
 /// Outputs equal the model's to rounding (1e-4 of their mean magnitude).
 ///

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 #pragma once
 
+#include <ATen/Parallel.h>
 #include <torch/types.h>
 #include <bsconv/capture/operator_capture.hpp>
 #include <bsconv/infer/executable.hpp>
@@ -16,10 +17,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
-#include <map>
 #include <memory>
 #include <mutex>
-#include <optional>
 #include <string>
 #include <utility>
 #include <vector>

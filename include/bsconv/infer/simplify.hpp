@@ -5,7 +5,6 @@
 #include <bsconv/infer/fold_affine.hpp>
 #include <bsconv/infer/graph.hpp>
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <utility>

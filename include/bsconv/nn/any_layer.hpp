@@ -5,6 +5,7 @@
 #include <torch/nn/modules/container/any.h>
 #include <torch/nn/pimpl.h>
 #include <torch/types.h>
+#include <bsconv/nn/tensor_module.hpp>
 
 #include <memory>
 #include <optional>
@@ -22,6 +23,13 @@ class AnyLayer {
   template <class Impl>
   AnyLayer(const torch::nn::ModuleHolder<Impl>& module)  // NOLINT(google-explicit-constructor)
       : module_(module.ptr()), forward_(&call<Impl>) {}
+
+  /// Holds `module`, as `std::make_shared<Net>()` returns it.
+  template <detail::TensorModule Impl>
+  AnyLayer(std::shared_ptr<Impl> module)  // NOLINT(google-explicit-constructor)
+      : module_(std::move(module)), forward_(&call<Impl>) {
+    TORCH_CHECK_VALUE(module_ != nullptr, "AnyLayer: the pointer to the module is null");
+  }
 
   /// Holds `module`.
   AnyLayer(torch::nn::AnyModule module)  // NOLINT(google-explicit-constructor)

@@ -5,14 +5,16 @@
 #include <torch/nn/modules/batchnorm.h>
 #include <torch/nn/modules/conv.h>
 #include <torch/nn/pimpl.h>
+#include <torch/types.h>
 #include <bsconv/nn/fold.hpp>
 #include <bsconv/nn/fused_layers.hpp>
 #include <bsconv/nn/mode_of_children.hpp>
 #include <bsconv/nn/options.hpp>
+#include <bsconv/nn/output_layout.hpp>
 #include <bsconv/nn/regularization.hpp>
 
+#include <cstdint>
 #include <ostream>
-#include <utility>
 
 namespace bsconv {
 
@@ -78,7 +80,7 @@ class BSConvSImpl : public torch::nn::Cloneable<BSConvSImpl>,
       return dw->forward(pw->forward(input));
     }
     if (auto output = detail::run_fused_layers(input, {{parts()}})) {
-      return *std::move(output);
+      return detail::laid_out(*output, input, {pw1->weight, pw2->weight, dw->weight});
     }
     auto x = pw1->forward(input);
     if (bn1) {

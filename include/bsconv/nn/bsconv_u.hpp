@@ -5,13 +5,15 @@
 #include <torch/nn/modules/batchnorm.h>
 #include <torch/nn/modules/conv.h>
 #include <torch/nn/pimpl.h>
+#include <torch/types.h>
 #include <bsconv/nn/fold.hpp>
 #include <bsconv/nn/fused_layers.hpp>
 #include <bsconv/nn/mode_of_children.hpp>
 #include <bsconv/nn/options.hpp>
+#include <bsconv/nn/output_layout.hpp>
 
+#include <cstdint>
 #include <ostream>
-#include <utility>
 
 namespace bsconv {
 
@@ -57,7 +59,7 @@ class BSConvUImpl : public torch::nn::Cloneable<BSConvUImpl>, public ModeOfChild
   torch::Tensor forward(const torch::Tensor& input) {
     detail::check_input("BSConvU", input, options.in_channels());
     if (auto output = detail::run_fused_layers(input, {{parts()}})) {
-      return *std::move(output);
+      return detail::laid_out(*output, input, {pw->weight, dw->weight});
     }
     auto x = pw->forward(input);
     if (bn) {

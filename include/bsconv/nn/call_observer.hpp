@@ -1,9 +1,14 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 #pragma once
 
+#include <c10/macros/Export.h>
 #include <torch/nn/module.h>
 
 namespace bsconv {
+
+namespace detail {
+class CallObserverGuard;
+}  // namespace detail
 
 /// Is told which child module a `Composite` enters and leaves.
 ///
@@ -24,13 +29,34 @@ class CallObserver {
   virtual void leave(const torch::nn::Module& module) = 0;
 
   /// The observer of this thread, or null.
-  static CallObserver*& current() {
+  static CallObserver* current() { return slot(); }
+
+ private:
+  friend detail::CallObserverGuard;
+
+  C10_EXPORT static CallObserver*& slot() {
     static thread_local CallObserver* observer = nullptr;
     return observer;
   }
 };
 
 namespace detail {
+
+/// Makes `observer` the thread's call observer while it lives.
+class CallObserverGuard {
+ public:
+  explicit CallObserverGuard(CallObserver& observer) : previous_(CallObserver::current()) {
+    CallObserver::slot() = &observer;
+  }
+  ~CallObserverGuard() { CallObserver::slot() = previous_; }
+  CallObserverGuard(const CallObserverGuard&) = delete;
+  CallObserverGuard& operator=(const CallObserverGuard&) = delete;
+  CallObserverGuard(CallObserverGuard&&) = delete;
+  CallObserverGuard& operator=(CallObserverGuard&&) = delete;
+
+ private:
+  CallObserver* previous_;
+};
 
 /// Reports one call to the thread's observer, if there is one.
 class CallScope {

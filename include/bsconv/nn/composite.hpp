@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 #pragma once
 
+#include <torch/nn/module.h>
 #include <torch/nn/modules/container/any.h>
 #include <torch/types.h>
 #include <bsconv/nn/any_layer.hpp>
@@ -8,6 +9,7 @@
 #include <bsconv/nn/fused_run.hpp>
 #include <bsconv/nn/layer.hpp>
 #include <bsconv/nn/mode_of_children.hpp>
+#include <bsconv/nn/output_layout.hpp>
 
 #include <algorithm>
 #include <cstddef>
@@ -75,7 +77,7 @@ class CompositeBase : public LayerImpl, public ChildHost {
     std::size_t index_ = absent;
   };
 
-  /// Registers `layer` (any holder, or an `AnyModule`) as the child `name`.
+  /// Registers `layer` (any holder, a `shared_ptr`, or an `AnyModule`) as the child `name`.
   Child add(const std::string& name, AnyLayer layer) {
     register_module(name, layer.ptr());
     slots_.push_back({name, std::move(layer)});
@@ -88,7 +90,8 @@ class CompositeBase : public LayerImpl, public ChildHost {
   }
 
   /// Runs all children in turn, each on the last one's output. In training mode some of them, and
-  /// some of a `Chain` among them, may run as one on fused kernels, see `fused_training_enabled`.
+  /// some of a `Chain` among them, may run as one on fused kernels, see `fused_training_enabled`;
+  /// then images `[N, C, H, W]` come out with channels last in memory.
   torch::Tensor call_all(torch::Tensor input) {
     return call_slots(0, slots_.size(), std::move(input));
   }
@@ -211,6 +214,9 @@ class Composite : public CompositeBase {
 
 /// Named layers that run in turn: a `torch::nn::Sequential` with a tensor `forward`, so that it
 /// fits where one layer is expected, another `Chain` or a `Sequential` included.
+///
+/// In training mode the fused kernels run its BSConv layers together with the batch normalization
+/// and activation behind each (see `fused_training_enabled`), which in a `Sequential` they can't.
 class ChainImpl : public Composite<ChainImpl>, public ModeOfChildren {
  public:
   using Composite::Composite;
@@ -221,7 +227,16 @@ class ChainImpl : public Composite<ChainImpl>, public ModeOfChildren {
     return *this;
   }
 
-  torch::Tensor forward(const torch::Tensor& input) override { return call_all(input); }
+  /// Runs all layers in turn. The result lies in memory as LibTorch's operators leave it.
+  torch::Tensor forward(const torch::Tensor& input) override {
+    auto output = call_all(input);
+    if (!detail::has_channels_last(output) || detail::has_channels_last(input)) {
+      return output;
+    }
+    const auto own = parameters();
+    const bool stays = std::any_of(own.begin(), own.end(), detail::has_channels_last);
+    return stays ? output : output.contiguous();
+  }
 
   /// Prints the type and its options, without children.
   void pretty_print(std::ostream& stream) const override { stream << "bsconv::Chain"; }

@@ -23,4 +23,14 @@ inline void convert(torch::nn::Module& module, torch::Device device, torch::Dtyp
   }
 }
 
+/// Lays the weights of convolutions [O, I, H, W] in memory with channels last.
+inline void use_channels_last(const torch::nn::Module& module) {
+  const torch::NoGradGuard no_grad;
+  for (auto& parameter : module.parameters()) {
+    if (parameter.dim() == 4) {
+      parameter.set_data(parameter.detach().contiguous(torch::MemoryFormat::ChannelsLast));
+    }
+  }
+}
+
 }  // namespace bsconv::detail

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 #pragma once
 
+#include <torch/nn/module.h>
+#include <torch/nn/modules/conv.h>
 #include <bsconv/nn/bsconv_s.hpp>
 #include <bsconv/nn/bsconv_u.hpp>
 #include <bsconv/nn/fused_run.hpp>

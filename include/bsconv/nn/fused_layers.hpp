@@ -7,6 +7,7 @@
 #include <torch/nn/modules/batchnorm.h>
 #include <torch/nn/modules/conv.h>
 #include <torch/types.h>
+#include <bsconv/autograd/block.hpp>
 #include <bsconv/autograd/fused_training.hpp>
 #include <bsconv/autograd/operators.hpp>
 #include <bsconv/capture/operator_capture.hpp>
@@ -15,6 +16,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <utility>

@@ -3,6 +3,7 @@
 
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <c10/core/TensorImpl.h>
+#include <c10/macros/Export.h>
 #include <torch/library.h>
 #include <torch/nn/module.h>
 #include <torch/nn/modules/container/any.h>
@@ -12,7 +13,9 @@
 #include <bsconv/nn/mode_of_children.hpp>
 
 #include <algorithm>
+#include <cstddef>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <utility>
 #include <vector>
@@ -32,14 +35,32 @@ namespace detail {
 /// The dispatch key of grafted weights. It lies above autograd, autocast and the tracer, so these
 /// see the substitute's own operators. PyTorch documents it for tests of out-of-tree backends and
 /// registers nothing on it; this constant is the only place that chooses it.
-constexpr c10::DispatchKey graft_key = c10::DispatchKey::TESTING_ONLY_GenericWrapper;
+inline constexpr c10::DispatchKey graft_key = c10::DispatchKey::TESTING_ONLY_GenericWrapper;
 
 /// Lets us reach the parameters that a module has registered.
 struct ParameterAccess : torch::nn::Module {
   static torch::OrderedDict<std::string, torch::Tensor>& of(torch::nn::Module& module) {
     return module.*(&ParameterAccess::parameters_);
   }
+  static const torch::OrderedDict<std::string, torch::Tensor>& of(const torch::nn::Module& module) {
+    return module.*(&ParameterAccess::parameters_);
+  }
 };
+
+/// The first of `module.parameters()`, undefined if there are none, without a list of all.
+inline torch::Tensor first_parameter(const torch::nn::Module& module) {
+  for (const auto& item : ParameterAccess::of(module)) {
+    if (item.value().defined()) {
+      return item.value();
+    }
+  }
+  for (const auto& child : module.children()) {
+    if (auto found = first_parameter(*child); found.defined()) {
+      return found;
+    }
+  }
+  return {};
+}
 
 /// The weight of a grafted convolution: carries the substitute, has the old weight's sizes, and
 /// the substitute's dtype and device, but no data.
@@ -60,28 +81,29 @@ class GraftedWeight : public c10::TensorImpl {
   /// The names of the children that the convolution has for it.
   std::vector<std::string>& adopted() { return adopted_; }
 
-  /// Takes over the dtype that the substitute has been converted to. Writes only what is new:
-  /// threads may run the model together.
+  /// Takes over the dtype that the substitute has been converted to. Threads may run the model
+  /// together, also right after a conversion; who asks the weight itself for its dtype must wait
+  /// until one of these runs is over.
   void refresh() {
-    for (const auto& parameter : module_->parameters()) {
+    const auto parameter = first_parameter(*module_);
+    if (parameter.defined()) {
+      const std::lock_guard lock(refreshing_);
       if (data_type_ != parameter.dtype()) {
         data_type_ = parameter.dtype();
       }
-      return;
     }
   }
 
   c10::Device device_custom() const override {
-    for (const auto& parameter : module_->parameters()) {
-      return parameter.device();
-    }
-    return c10::Device(c10::kCPU);
+    const auto parameter = first_parameter(*module_);
+    return parameter.defined() ? parameter.device() : c10::Device(c10::kCPU);
   }
 
  private:
   torch::nn::AnyModule substitute_;
   std::shared_ptr<torch::nn::Module> module_;
   std::vector<std::string> adopted_;
+  std::mutex refreshing_;
 };
 
 /// The grafted weight behind `tensor`, or null.
@@ -94,7 +116,7 @@ inline GraftedWeight* grafted_weight(const torch::Tensor& tensor) {
 
 /// The kernel of `aten::conv2d` and `aten::conv2d.padding` for grafted weights.
 inline void run_substitute(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
-  const size_t arguments = op.schema().arguments().size();
+  const std::size_t arguments = op.schema().arguments().size();
   const torch::Tensor input = torch::jit::peek(*stack, 0, arguments).toTensor();
   const torch::Tensor weight = torch::jit::peek(*stack, 1, arguments).toTensor();
   auto* graft = grafted_weight(weight);
@@ -130,7 +152,7 @@ inline void refuse_operator(const c10::OperatorHandle& op, torch::jit::Stack* st
 }
 
 /// Registers both kernels, once a process.
-inline void register_graft_kernels() {
+C10_EXPORT inline void register_graft_kernels() {
   static const auto libraries = [] {
     auto convolutions = std::make_unique<torch::Library>(torch::Library::IMPL, "aten", graft_key,
                                                          __FILE__, __LINE__);

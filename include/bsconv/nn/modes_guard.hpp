@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 #pragma once
 
+#include <torch/nn/module.h>
 #include <bsconv/nn/walk.hpp>
+#include <bsconv/util/restore.hpp>
 
 #include <cstddef>
 #include <string>
-#include <utility>
 #include <vector>
 
 namespace bsconv::detail {
@@ -15,7 +16,7 @@ class ModesGuard {
  public:
   explicit ModesGuard(torch::nn::Module& model) {
     for_each_module(model, [&](torch::nn::Module& module, const std::string&) {
-      modes_.emplace_back(&module, module.is_training());
+      modes_.push_back({&module, module.is_training()});
     });
   }
   ~ModesGuard() {
@@ -24,10 +25,13 @@ class ModesGuard {
     bool changed = true;
     for (std::size_t pass = 0; changed && pass < modes_.size(); ++pass) {
       changed = false;
-      for (const auto& [module, mode] : modes_) {
-        if (module->is_training() != mode) {
-          module->train(mode);
+      for (auto& entry : modes_) {
+        if (entry.module != nullptr && entry.module->is_training() != entry.mode) {
           changed = true;
+          if (!restore("the mode of a module", [&entry] { entry.module->train(entry.mode); })) {
+            // It would fail again.
+            entry.module = nullptr;
+          }
         }
       }
     }
@@ -38,7 +42,11 @@ class ModesGuard {
   ModesGuard& operator=(ModesGuard&&) = delete;
 
  private:
-  std::vector<std::pair<torch::nn::Module*, bool>> modes_;
+  struct Entry {
+    torch::nn::Module* module;
+    bool mode;
+  };
+  std::vector<Entry> modes_;
 };
 
 }  // namespace bsconv::detail

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <c10/core/InferenceMode.h>
+#include <torch/nn/module.h>
 #include <torch/types.h>
 #include <bsconv/nn/walk.hpp>
 

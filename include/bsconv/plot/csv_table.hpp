@@ -14,6 +14,7 @@
 
 #include <c10/util/Exception.h>
 
+#include <bsconv/util/csv_cell.hpp>
 #include <bsconv/util/regular_file.hpp>
 #include <bsconv/util/text.hpp>
 
@@ -72,7 +73,7 @@ class CsvTable {
     std::string text;
     const auto add = [&text](const std::vector<std::string>& cells) {
       for (std::size_t i = 0; i < cells.size(); ++i) {
-        text += (i > 0 ? "," : "") + quote(cells[i]);
+        text.append(i > 0 ? "," : "").append(bsconv::detail::csv_cell(cells[i]));
       }
       text += '\n';
     };
@@ -109,17 +110,6 @@ class CsvTable {
   }
 
  private:
-  static std::string quote(const std::string& cell) {
-    if (cell.find_first_of(",\"\n\r") == std::string::npos) {
-      return cell;
-    }
-    std::string quoted = "\"";
-    for (const char c : cell) {
-      quoted += c == '"' ? "\"\"" : std::string(1, c);
-    }
-    return quoted + '"';
-  }
-
   static std::vector<std::vector<std::string>> split(const std::string& text) {
     std::vector<std::vector<std::string>> rows;
     std::vector<std::string> row(1);

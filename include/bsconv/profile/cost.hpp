@@ -9,7 +9,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
-#include <unordered_set>
+#include <unordered_map>
 #include <vector>
 
 namespace bsconv {
@@ -38,120 +38,167 @@ inline std::string base_name(const c10::OperatorHandle& op) {
   return name;
 }
 
+/// What an operator does, as far as its cost depends on it.
+enum class OperatorKind {
+  // Counted in both conventions.
+  convolution,
+  transposed_convolution,
+  /// `aten::convolution`, whose argument says whether it is transposed.
+  any_convolution,
+  linear,
+  batch_norm,
+  relu,
+  pool,
+  // Counted in the complete convention only.
+  product,
+  product_and_sum,
+  attention,
+  softmax,
+  normalization,
+  reduction,
+  pointwise,
+  // Counted as 0.
+  movement,
+  /// Not counted.
+  unknown,
+};
+
+/// What `op` does.
+inline OperatorKind operator_kind(const c10::OperatorHandle& op) {
+  using Kind = OperatorKind;
+  static const std::unordered_map<std::string, OperatorKind> kinds = {
+      {"conv1d", Kind::convolution},
+      {"conv2d", Kind::convolution},
+      {"conv3d", Kind::convolution},
+      {"conv_transpose1d", Kind::transposed_convolution},
+      {"conv_transpose2d", Kind::transposed_convolution},
+      {"conv_transpose3d", Kind::transposed_convolution},
+      {"convolution", Kind::any_convolution},
+      {"_convolution", Kind::any_convolution},
+      {"linear", Kind::linear},
+      {"batch_norm", Kind::batch_norm},
+      {"native_batch_norm", Kind::batch_norm},
+      {"cudnn_batch_norm", Kind::batch_norm},
+      {"relu", Kind::relu},
+      {"mm", Kind::product},
+      {"bmm", Kind::product},
+      {"matmul", Kind::product},
+      {"mv", Kind::product},
+      {"dot", Kind::product},
+      {"addmm", Kind::product_and_sum},
+      {"baddbmm", Kind::product_and_sum},
+      {"addmv", Kind::product_and_sum},
+      {"scaled_dot_product_attention", Kind::attention},
+      {"softmax", Kind::softmax},
+      {"_softmax", Kind::softmax},
+      {"log_softmax", Kind::softmax},
+      {"_log_softmax", Kind::softmax},
+      {"layer_norm", Kind::normalization},
+      {"native_layer_norm", Kind::normalization},
+      {"group_norm", Kind::normalization},
+      {"native_group_norm", Kind::normalization},
+      {"instance_norm", Kind::normalization},
+      {"sum", Kind::reduction},
+      {"mean", Kind::reduction},
+      {"amax", Kind::reduction},
+      {"amin", Kind::reduction},
+      {"max", Kind::reduction},
+      {"min", Kind::reduction},
+      {"norm", Kind::reduction},
+      {"linalg_vector_norm", Kind::reduction},
+      {"prod", Kind::reduction},
+      {"var", Kind::reduction},
+      {"std", Kind::reduction},
+      {"var_mean", Kind::reduction},
+      {"argmax", Kind::reduction},
+      {"argmin", Kind::reduction},
+      {"cumsum", Kind::reduction},
+      {"logsumexp", Kind::reduction},
+      // Elementwise, but without the tag in some of their forms.
+      {"hardswish", Kind::pointwise},
+      {"hardtanh", Kind::pointwise},
+      {"relu6", Kind::pointwise},
+      {"leaky_relu", Kind::pointwise},
+      {"_prelu_kernel", Kind::pointwise},
+      {"prelu", Kind::pointwise},
+      {"rsub", Kind::pointwise},
+      {"masked_fill", Kind::pointwise},
+      {"log_sigmoid_forward", Kind::pointwise},
+      {"rrelu_with_noise", Kind::pointwise},
+      {"cat", Kind::movement},
+      {"stack", Kind::movement},
+      {"pad", Kind::movement},
+      {"constant_pad_nd", Kind::movement},
+      {"clone", Kind::movement},
+      {"copy", Kind::movement},
+      {"contiguous", Kind::movement},
+      {"to", Kind::movement},
+      {"_to_copy", Kind::movement},
+      {"dropout", Kind::movement},
+      {"feature_dropout", Kind::movement},
+      {"flatten", Kind::movement},
+      {"reshape", Kind::movement},
+      {"view", Kind::movement},
+      {"index_select", Kind::movement},
+      {"gather", Kind::movement},
+      {"roll", Kind::movement},
+      {"flip", Kind::movement},
+      {"repeat", Kind::movement},
+      {"empty", Kind::movement},
+      {"zeros", Kind::movement},
+      {"ones", Kind::movement},
+      {"full", Kind::movement},
+      {"empty_like", Kind::movement},
+      {"zeros_like", Kind::movement},
+      {"ones_like", Kind::movement},
+      {"pixel_shuffle", Kind::movement},
+      {"embedding", Kind::movement},
+      {"channel_shuffle", Kind::movement},
+      {"empty_strided", Kind::movement},
+      {"new_empty", Kind::movement},
+      {"new_zeros", Kind::movement},
+      {"arange", Kind::movement},
+      {"reflection_pad2d", Kind::movement},
+      {"replication_pad2d", Kind::movement},
+      {"_pad_circular", Kind::movement},
+      {"alias", Kind::movement},
+      {"detach", Kind::movement},
+      {"fill", Kind::movement},
+      {"zero", Kind::movement},
+      {"lift_fresh", Kind::movement},
+  };
+  const std::string name = base_name(op);
+  if (const auto found = kinds.find(name); found != kinds.end()) {
+    return found->second;
+  }
+  if (name.find("max_pool") != std::string::npos || name.find("avg_pool") != std::string::npos) {
+    return Kind::pool;
+  }
+  return op.hasTag(at::Tag::pointwise) ? Kind::pointwise : Kind::unknown;
+}
+
 /// The multiply-adds of one operator, or nothing if its cost is not known.
 class CostModel {
  public:
   explicit CostModel(Convention convention) : convention_(convention) {}
 
   /// Whether the operator is costed as a whole rather than by the operators inside it.
-  bool knows(const c10::OperatorHandle& op) const {
-    const std::string name = base_name(op);
-    return counted_by_reference(name) || products().count(name) != 0 ||
-           reductions().count(name) != 0 || name == "softmax" || name == "log_softmax" ||
-           name == "layer_norm" || name == "group_norm" || name == "instance_norm" ||
-           name == "scaled_dot_product_attention" || movements().count(name) != 0 ||
-           is_pointwise(op);
+  static bool knows(const c10::OperatorHandle& op) {
+    return operator_kind(op) != OperatorKind::unknown;
   }
 
   std::optional<int64_t> operator()(const OperatorCall& call) const {
-    const std::string name = base_name(call.op);
-    if (counted_by_reference(name)) {
-      return reference_cost(name, call);
+    const auto kind = operator_kind(call.op);
+    if (const auto cost = reference_cost(kind, call)) {
+      return cost;
     }
-    if (returns_view(call.op) || movements().count(name) != 0) {
+    if (kind == OperatorKind::movement || returns_view(call.op)) {
       return 0;
     }
-    if (convention_ == Convention::reference) {
-      return std::nullopt;
-    }
-    return complete_cost(name, call);
+    return convention_ == Convention::complete ? complete_cost(kind, call) : std::nullopt;
   }
 
  private:
-  static bool counted_by_reference(const std::string& name) {
-    return is_convolution(name) || name == "linear" || is_batch_norm(name) || name == "relu" ||
-           is_pool(name);
-  }
-
-  static bool is_convolution(const std::string& name) {
-    return name == "conv1d" || name == "conv2d" || name == "conv3d" || name == "convolution" ||
-           name == "_convolution" || name.rfind("conv_transpose", 0) == 0;
-  }
-
-  static bool is_batch_norm(const std::string& name) {
-    return name == "batch_norm" || name == "native_batch_norm" || name == "cudnn_batch_norm";
-  }
-
-  static bool is_pool(const std::string& name) {
-    return name.find("max_pool") != std::string::npos || name.find("avg_pool") != std::string::npos;
-  }
-
-  static const std::unordered_set<std::string>& products() {
-    static const std::unordered_set<std::string> names = {"mm", "addmm", "bmm",    "baddbmm",
-                                                          "mv", "addmv", "matmul", "dot"};
-    return names;
-  }
-
-  static const std::unordered_set<std::string>& reductions() {
-    static const std::unordered_set<std::string> names = {
-        "sum",  "mean", "amax", "amin",     "max",    "min",    "norm",   "linalg_vector_norm",
-        "prod", "var",  "std",  "var_mean", "argmax", "argmin", "cumsum", "logsumexp"};
-    return names;
-  }
-
-  static const std::unordered_set<std::string>& movements() {
-    static const std::unordered_set<std::string> names = {"cat",
-                                                          "stack",
-                                                          "pad",
-                                                          "constant_pad_nd",
-                                                          "clone",
-                                                          "copy",
-                                                          "contiguous",
-                                                          "to",
-                                                          "_to_copy",
-                                                          "dropout",
-                                                          "feature_dropout",
-                                                          "flatten",
-                                                          "reshape",
-                                                          "view",
-                                                          "index_select",
-                                                          "gather",
-                                                          "roll",
-                                                          "flip",
-                                                          "repeat",
-                                                          "empty",
-                                                          "zeros",
-                                                          "ones",
-                                                          "full",
-                                                          "empty_like",
-                                                          "zeros_like",
-                                                          "ones_like",
-                                                          "pixel_shuffle",
-                                                          "embedding",
-                                                          "channel_shuffle",
-                                                          "empty_strided",
-                                                          "new_empty",
-                                                          "new_zeros",
-                                                          "arange",
-                                                          "reflection_pad2d",
-                                                          "replication_pad2d",
-                                                          "_pad_circular",
-                                                          "alias",
-                                                          "detach",
-                                                          "fill",
-                                                          "zero",
-                                                          "lift_fresh"};
-    return names;
-  }
-
-  static bool is_pointwise(const c10::OperatorHandle& op) {
-    // Elementwise, but without the tag in some of their forms.
-    static const std::unordered_set<std::string> untagged = {
-        "hardswish", "hardtanh", "relu6",       "leaky_relu",          "_prelu_kernel",
-        "prelu",     "rsub",     "masked_fill", "log_sigmoid_forward", "rrelu_with_noise"};
-    return op.hasTag(at::Tag::pointwise) || untagged.count(base_name(op)) != 0;
-  }
-
   static torch::Tensor tensor(const std::vector<c10::IValue>& values, std::size_t index) {
     return index < values.size() && values[index].isTensor() ? values[index].toTensor()
                                                              : torch::Tensor();
@@ -162,65 +209,81 @@ class CostModel {
     return value.defined() ? value.numel() : 0;
   }
 
-  static int64_t reference_cost(const std::string& name, const OperatorCall& call) {
-    const auto input = tensor(call.inputs, 0);
-    const int64_t results = elements(call.outputs, 0);
-    if (is_convolution(name)) {
-      const auto weight = tensor(call.inputs, 1);
-      const auto output = tensor(call.outputs, 0);
-      const bool transposed = name.find("transpose") != std::string::npos;
-      // A transposed convolution spreads each input position, a plain one gathers each output's.
-      const auto& grid = transposed ? input : output;
-      const int64_t spatial = weight.dim() - 2;
-      const bool batched = grid.dim() > spatial + 1;
-      int64_t positions = batched ? grid.size(0) : 1;
-      for (int64_t d = grid.dim() - spatial; d < grid.dim(); ++d) {
-        positions *= grid.size(d);
-      }
-      return positions * weight.numel() + (elements(call.inputs, 2) > 0 ? results : 0);
-    }
-    if (name == "linear") {
-      const auto weight = tensor(call.inputs, 1);
-      return input.numel() * (weight.dim() > 1 ? weight.size(0) : 1) +
-             (elements(call.inputs, 2) > 0 ? results : 0);
-    }
-    if (is_batch_norm(name)) {
-      return input.numel() * (elements(call.inputs, 1) > 0 ? 2 : 1);
-    }
-    return name == "relu" ? results : input.numel();
+  static bool is_transposed(OperatorKind kind, const OperatorCall& call) {
+    // Behind input, weight, bias, stride, padding and dilation.
+    return kind == OperatorKind::transposed_convolution ||
+           (kind == OperatorKind::any_convolution && call.inputs.at(6).toBool());
   }
 
-  std::optional<int64_t> complete_cost(const std::string& name, const OperatorCall& call) const {
+  static int64_t convolution_cost(bool transposed, const OperatorCall& call) {
+    const auto weight = tensor(call.inputs, 1);
+    // A transposed convolution spreads each input position, a plain one gathers each output's.
+    const auto grid = transposed ? tensor(call.inputs, 0) : tensor(call.outputs, 0);
+    const int64_t spatial = weight.dim() - 2;
+    const bool batched = grid.dim() > spatial + 1;
+    int64_t positions = batched ? grid.size(0) : 1;
+    for (int64_t d = grid.dim() - spatial; d < grid.dim(); ++d) {
+      positions *= grid.size(d);
+    }
+    return positions * weight.numel() + bias_cost(call);
+  }
+
+  // One addition a result, if there is a bias behind input and weight.
+  static int64_t bias_cost(const OperatorCall& call) {
+    return elements(call.inputs, 2) > 0 ? elements(call.outputs, 0) : 0;
+  }
+
+  /// What both conventions count.
+  static std::optional<int64_t> reference_cost(OperatorKind kind, const OperatorCall& call) {
+    const int64_t read = elements(call.inputs, 0);
+    switch (kind) {
+      case OperatorKind::convolution:
+      case OperatorKind::transposed_convolution:
+      case OperatorKind::any_convolution:
+        return convolution_cost(is_transposed(kind, call), call);
+      case OperatorKind::linear: {
+        const auto weight = tensor(call.inputs, 1);
+        return read * (weight.dim() > 1 ? weight.size(0) : 1) + bias_cost(call);
+      }
+      case OperatorKind::batch_norm:
+        return read * (elements(call.inputs, 1) > 0 ? 2 : 1);
+      case OperatorKind::relu:
+        return elements(call.outputs, 0);
+      case OperatorKind::pool:
+        return read;
+      default:
+        return std::nullopt;
+    }
+  }
+
+  /// What only the complete convention counts.
+  static std::optional<int64_t> complete_cost(OperatorKind kind, const OperatorCall& call) {
     const int64_t results = elements(call.outputs, 0);
-    if (name == "mm" || name == "bmm" || name == "matmul" || name == "mv" || name == "dot") {
-      const auto left = tensor(call.inputs, 0);
-      return left.dim() == 0 ? results : results * left.size(-1);
+    switch (kind) {
+      case OperatorKind::product: {
+        const auto left = tensor(call.inputs, 0);
+        return left.dim() == 0 ? results : results * left.size(-1);
+      }
+      case OperatorKind::product_and_sum:
+        return results * tensor(call.inputs, 1).size(-1) + results;
+      case OperatorKind::attention: {
+        const auto query = tensor(call.inputs, 0);
+        const auto key = tensor(call.inputs, 1);
+        const auto value = tensor(call.inputs, 2);
+        const int64_t rows = query.numel() / query.size(-1);
+        return rows * key.size(-2) * (query.size(-1) + 3 + value.size(-1));
+      }
+      case OperatorKind::softmax:
+        return 3 * results;
+      case OperatorKind::normalization:
+        return 4 * results;
+      case OperatorKind::reduction:
+        return elements(call.inputs, 0);
+      case OperatorKind::pointwise:
+        return results;
+      default:
+        return std::nullopt;
     }
-    if (name == "addmm" || name == "baddbmm" || name == "addmv") {
-      return results * tensor(call.inputs, 1).size(-1) + results;
-    }
-    if (name == "scaled_dot_product_attention") {
-      const auto query = tensor(call.inputs, 0);
-      const auto key = tensor(call.inputs, 1);
-      const auto value = tensor(call.inputs, 2);
-      const int64_t rows = query.numel() / query.size(-1);
-      return rows * key.size(-2) * (query.size(-1) + 3 + value.size(-1));
-    }
-    if (name == "softmax" || name == "log_softmax" || name == "_softmax" ||
-        name == "_log_softmax") {
-      return 3 * results;
-    }
-    if (name == "layer_norm" || name == "group_norm" || name == "instance_norm" ||
-        name == "native_layer_norm" || name == "native_group_norm") {
-      return 4 * results;
-    }
-    if (reductions().count(name) != 0) {
-      return elements(call.inputs, 0);
-    }
-    if (is_pointwise(call.op)) {
-      return results;
-    }
-    return std::nullopt;
   }
 
   Convention convention_;

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 #pragma once
 
+#include <torch/nn/module.h>
 #include <torch/types.h>
 #include <torch/utils.h>
 #include <bsconv/nn/modes_guard.hpp>
+#include <bsconv/util/restore.hpp>
 #include <bsconv/util/rng_guard.hpp>
 
 #include <cstdint>
@@ -24,11 +26,13 @@ class ModelStateGuard {
     model.eval();
   }
   ~ModelStateGuard() {
-    for (auto& saved : buffers_) {
-      if (version(saved.buffer) != saved.version) {
-        saved.buffer.detach().copy_(saved.copy);
+    restore("the buffers of a model", [this] {
+      for (auto& saved : buffers_) {
+        if (version(saved.buffer) != saved.version) {
+          saved.buffer.detach().copy_(saved.copy);
+        }
       }
-    }
+    });
   }
   ModelStateGuard(const ModelStateGuard&) = delete;
   ModelStateGuard& operator=(const ModelStateGuard&) = delete;

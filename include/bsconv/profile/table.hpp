@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 #pragma once
 
+#include <c10/util/Exception.h>
 #include <torch/arg.h>
 #include <bsconv/profile/profile.hpp>
+#include <bsconv/util/csv_cell.hpp>
+#include <bsconv/util/shape_text.hpp>
 #include <bsconv/util/text.hpp>
 
 #include <algorithm>
@@ -40,14 +43,6 @@ struct ProfileCells {
   std::vector<std::vector<std::string>> rows;
   std::size_t text_columns = 5;
 };
-
-inline std::string shape_text(const std::vector<int64_t>& shape) {
-  std::string text;
-  for (const int64_t size : shape) {
-    text.append(text.empty() ? "" : "x").append(std::to_string(size));
-  }
-  return text;
-}
 
 inline int64_t order_key(const ProfileRow& row, ProfileOrder order) {
   switch (order) {
@@ -192,25 +187,10 @@ inline std::string to_table(const Profile& profile, const ProfileTableOptions& o
 /// total. Memory is in bytes, time in seconds.
 inline std::string to_csv(const Profile& profile, const ProfileTableOptions& options = {}) {
   const auto cells = detail::profile_cells(profile, options, true);
-  const auto quoted = [](const std::string& cell) {
-    if (cell.find_first_of(",\"\n") == std::string::npos) {
-      return cell;
-    }
-    std::string text = "\"";
-    for (const char c : cell) {
-      text += c == '"' ? std::string("\"\"") : std::string(1, c);
-    }
-    return text + "\"";
-  };
   std::string text;
   const auto line = [&](const std::vector<std::string>& row) {
-    std::vector<std::string> quoted_cells;
-    quoted_cells.reserve(row.size());
-    for (const auto& cell : row) {
-      quoted_cells.push_back(quoted(cell));
-    }
-    for (std::size_t column = 0; column < quoted_cells.size(); ++column) {
-      text += (column == 0 ? "" : ",") + quoted_cells[column];
+    for (std::size_t column = 0; column < row.size(); ++column) {
+      text.append(column == 0 ? "" : ",").append(detail::csv_cell(row[column]));
     }
     text += "\n";
   };

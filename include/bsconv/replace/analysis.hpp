@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 #pragma once
 
+#include <torch/nn/module.h>
 #include <torch/nn/modules/conv.h>
 #include <torch/nn/pimpl.h>
 #include <bsconv/nn/graft.hpp>
 #include <bsconv/nn/walk.hpp>
 #include <bsconv/replace/components.hpp>
+#include <bsconv/util/csv_cell.hpp>
+#include <bsconv/util/shape_text.hpp>
 #include <bsconv/util/svg.hpp>
 #include <bsconv/util/text.hpp>
 
@@ -13,10 +16,8 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <numeric>
 #include <sstream>
 #include <string>
-#include <utility>
 #include <vector>
 
 namespace bsconv {
@@ -67,7 +68,7 @@ struct KernelAnalysis {
     };
     line("layer", "weight", {"explained", "median", "least"});
     for (const auto& layer : layers) {
-      line(layer.path, shape_text(layer.shape),
+      line(layer.path, detail::shape_text(layer.shape),
            {percent(layer.explained_variance), percent(layer.median()), percent(layer.least())});
     }
     return text.str();
@@ -79,7 +80,8 @@ struct KernelAnalysis {
     text << "layer,filter,explained\n";
     for (const auto& layer : layers) {
       for (std::size_t filter = 0; filter < layer.explained.size(); ++filter) {
-        text << layer.path << ',' << filter << ',' << layer.explained[filter] << '\n';
+        text << detail::csv_cell(layer.path) << ',' << filter << ',' << layer.explained[filter]
+             << '\n';
       }
     }
     return text.str();
@@ -115,15 +117,6 @@ struct KernelAnalysis {
   }
 
   static std::string percent(double share) { return detail::fixed(100.0 * share, 1) + " %"; }
-
-  static std::string shape_text(const std::vector<int64_t>& shape) {
-    std::string text;
-    for (const int64_t size : shape) {
-      text += (text.empty() ? "" : "x");
-      text += std::to_string(size);
-    }
-    return text;
-  }
 };
 
 /// Analyzes the filters of every convolution of `model` with one group and a kernel larger than

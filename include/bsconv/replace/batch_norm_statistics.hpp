@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 #pragma once
 
+#include <torch/nn/module.h>
 #include <torch/nn/modules/batchnorm.h>
 #include <torch/nn/pimpl.h>
 #include <torch/types.h>
 #include <bsconv/nn/modes_guard.hpp>
 #include <bsconv/nn/walk.hpp>
 #include <bsconv/replace/calibration.hpp>
+#include <bsconv/util/restore.hpp>
 #include <bsconv/util/rng_guard.hpp>
 
 #include <cstddef>
@@ -40,14 +42,16 @@ class CumulativeBatchNorm {
     norm.train();
   }
   ~CumulativeBatchNorm() {
-    const torch::NoGradGuard no_grad;
     options_.momentum(momentum_);
-    // One that never ran has nothing new to keep.
-    if (!keep_ || counter_.item<int64_t>() == 0) {
-      mean_.copy_(old_mean_);
-      variance_.copy_(old_variance_);
-    }
-    counter_.copy_(old_counter_);
+    restore("the statistics of a batch normalization", [this] {
+      const torch::NoGradGuard no_grad;
+      // One that never ran has nothing new to keep.
+      if (!keep_ || counter_.item<int64_t>() == 0) {
+        mean_.copy_(old_mean_);
+        variance_.copy_(old_variance_);
+      }
+      counter_.copy_(old_counter_);
+    });
   }
   CumulativeBatchNorm(const CumulativeBatchNorm&) = delete;
   CumulativeBatchNorm& operator=(const CumulativeBatchNorm&) = delete;

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 #pragma once
 
+#include <torch/nn/module.h>
 #include <torch/nn/modules/container/any.h>
 #include <torch/nn/modules/conv.h>
+#include <torch/nn/pimpl.h>
+#include <torch/types.h>
 #include <bsconv/nn/bsconv_s.hpp>
 #include <bsconv/nn/bsconv_u.hpp>
 #include <bsconv/nn/convert.hpp>
@@ -21,7 +24,6 @@
 #include <string>
 #include <unordered_map>
 #include <unordered_set>
-#include <utility>
 #include <vector>
 
 namespace bsconv {
@@ -43,85 +45,112 @@ inline std::unordered_set<const torch::nn::Module*> parts_of_layers(
   return parts;
 }
 
-/// A row for a convolution that the new layer would not come near enough to.
+/// Layers for the convolutions of `model` that `options` select, parts of BSConv layers left out,
+/// in tree order.
 template <class Options>
-Replacement too_far(const LayerPlan& plan, const Options& options) {
-  Replacement row;
-  row.path = plan.path;
-  row.old_type = describe(*plan.conv);
-  row.new_type = describe(*options.make(*plan.conv, plan.shape.terms).ptr());
-  row.parameters_before = row.parameters_after = parameter_count(*plan.conv);
-  row.reason = "the new layer would have " + fixed(100.0 * plan.explained_variance, 1);
-  row.reason += " % of its weights' squared norm, less than " +
-                fixed(100.0 * options.min_explained_variance(), 1) + " %";
-  row.explained_variance = plan.explained_variance;
-  return row;
+std::vector<LayerPlan> make_plans(torch::nn::Module& model, const Options& options) {
+  const auto parts = parts_of_layers(model);
+  std::vector<LayerPlan> plans;
+  for_each_module(model, [&](torch::nn::Module& module, const std::string& path) {
+    if (parts.count(&module) == 0 && options.selects(module, path)) {
+      plans.push_back(make_plan(dynamic_cast<torch::nn::Conv2dImpl&>(module), path, options));
+    }
+  });
+  return plans;
 }
 
+/// Why the convolution of `plan` stays: the new layer would not come near enough to it. Empty if it
+/// is replaced.
+template <class Options>
+std::string reason_to_keep(const LayerPlan& plan, const Options& options) {
+  std::string reason;
+  if (plan.explained_variance < options.min_explained_variance()) {
+    reason.append("the new layer would have ").append(fixed(100.0 * plan.explained_variance, 1));
+    reason.append(" % of its weights' squared norm, less than ");
+    reason.append(fixed(100.0 * options.min_explained_variance(), 1)).append(" %");
+  }
+  return reason;
+}
+
+/// The layer of `plan`, with the weights that `options` want: those of `fitted`, unless it is null.
+/// One that keeps what the convolution has learned is as frozen as that.
+template <class Options>
+torch::nn::AnyModule make_layer(const LayerPlan& plan, const Options& options,
+                                const CalibratedLayer* fitted) {
+  auto layer = options.make(*plan.conv, plan.shape.terms);
+  auto& module = *layer.ptr();
+  const auto& weight = plan.conv->weight;
+  if (weight.scalar_type() == torch::kDouble) {
+    // Before it takes over weights, which float32 would round.
+    convert(module, torch::kCPU, torch::kDouble);
+  }
+  if (fitted != nullptr) {
+    set_weights(module, fitted->weights);
+    set_inner_statistics(module, *fitted);
+  } else if (options.initialization() == Initialization::svd) {
+    initialize_from(module, *plan.conv);
+  }
+  if (options.initialization() != Initialization::random) {
+    for (const auto& parameter : module.parameters()) {
+      parameter.set_requires_grad(weight.requires_grad());
+    }
+  }
+  return layer;
+}
+
+/// Adds to `row` what is known of `plan`, and of the `fitted` layer unless it is null.
+template <class Options>
+void describe_plan(Replacement& row, const LayerPlan& plan, const Options& options,
+                   const CalibratedLayer* fitted) {
+  if (row.kind == ReplacementKind::kept) {
+    const RngGuard rng;
+    row.new_type = describe(*options.make(*plan.conv, plan.shape.terms).ptr());
+    row.explained_variance = plan.explained_variance;
+    return;
+  }
+  row.terms = plan.shape.terms;
+  if (options.initialization() != Initialization::random) {
+    row.explained_variance = plan.explained_variance;
+  }
+  if (fitted != nullptr) {
+    row.output_error = fitted->output_error;
+  }
+}
+
+/// Replaces the convolutions of `model` that `options` select by the layers that they make.
 template <class Options>
 ReplacementReport replace_convolutions(torch::nn::Module& model, const Options& options) {
   options.validate();
-  const auto parts = parts_of_layers(model);
   std::unordered_map<const torch::nn::Module*, LayerPlan> plans;
-  std::vector<LayerPlan> chosen;
-  std::vector<Replacement> kept;
-  for_each_module(model, [&](torch::nn::Module& module, const std::string& path) {
-    if (parts.count(&module) != 0 || !options.selects(module, path)) {
-      return;
+  std::vector<LayerPlan> replaced;
+  for (const auto& plan : make_plans(model, options)) {
+    plans.emplace(plan.conv, plan);
+    if (reason_to_keep(plan, options).empty()) {
+      replaced.push_back(plan);
     }
-    const auto plan = make_plan(dynamic_cast<torch::nn::Conv2dImpl&>(module), path, options);
-    if (plan.explained_variance < options.min_explained_variance()) {
-      const RngGuard rng;
-      kept.push_back(too_far(plan, options));
-    } else {
-      plans.emplace(&module, plan);
-      chosen.push_back(plan);
-    }
-  });
+  }
   CalibratedLayers calibrated;
   if (options.initialization() == Initialization::data && !options.dry_run()) {
-    calibrated = calibrate(model, options.calibration(), chosen);
+    calibrated = calibrate(model, options.calibration(), replaced);
   }
-  const auto transformer = [&](const torch::nn::Module& module, const std::string&) {
-    const auto& plan = plans.at(&module);
-    auto layer = options.make(*plan.conv, plan.shape.terms);
-    if (plan.conv->weight.scalar_type() == torch::kDouble) {
-      // Before it takes over weights, which float32 would round.
-      convert(*layer.ptr(), torch::kCPU, torch::kDouble);
-    }
-    const auto fitted = calibrated.find(&module);
-    if (fitted != calibrated.end()) {
-      set_weights(*layer.ptr(), fitted->second.weights);
-      set_inner_statistics(*layer.ptr(), fitted->second);
-    } else if (options.initialization() == Initialization::svd) {
-      initialize_from(*layer.ptr(), *plan.conv);
-    }
-    return layer;
+  const auto fitted = [&](const torch::nn::Module& module) -> const CalibratedLayer* {
+    const auto found = calibrated.find(&module);
+    return found == calibrated.end() ? nullptr : &found->second;
   };
-  const auto filter = [&](const torch::nn::Module& module, const std::string&) {
+  ReplacementRule rule;
+  rule.filter = [&](const torch::nn::Module& module, const std::string&) {
     return plans.count(&module) != 0;
   };
-  std::unordered_map<std::string, const torch::nn::Module*> places;
-  for (const auto& plan : chosen) {
-    places.emplace(plan.path, plan.conv);
-  }
-  auto report = Replacer({{filter, transformer}}).apply(model, options.dry_run());
-  for (auto& row : report.rows) {
-    const auto place = places.find(row.path);
-    if (place == places.end()) {
-      continue;
-    }
-    const auto& plan = plans.at(place->second);
-    row.terms = plan.shape.terms;
-    if (options.initialization() != Initialization::random) {
-      row.explained_variance = plan.explained_variance;
-    }
-    const auto fitted = calibrated.find(place->second);
-    if (fitted != calibrated.end()) {
-      row.output_error = fitted->second.output_error;
-    }
-  }
-  report.rows.insert(report.rows.end(), kept.begin(), kept.end());
+  rule.keep = [&](const torch::nn::Module& module, const std::string&) {
+    return reason_to_keep(plans.at(&module), options);
+  };
+  rule.transformer = [&](const torch::nn::Module& module, const std::string&) {
+    return make_layer(plans.at(&module), options, fitted(module));
+  };
+  rule.annotate = [&](Replacement& row, const torch::nn::Module& module) {
+    describe_plan(row, plans.at(&module), options, fitted(module));
+  };
+  auto report = Replacer({rule}).apply(model, options.dry_run());
   if (!calibrated.empty() && options.calibration().batch_norm_statistics()) {
     estimate_batch_norm_statistics(model, options.calibration().forward(),
                                    options.calibration().batches());
@@ -136,7 +165,9 @@ ReplacementReport replace_convolutions(torch::nn::Module& model, const Options& 
 /// the parts of a `BSConvU` or `BSConvS` that is there already.
 ///
 /// Works on any model (see `Replacer` for how). The new layers are initialized as the options say,
-/// in tree order, on the old ones' device, dtype and mode. Make optimizers afterwards.
+/// in tree order, on the old ones' device, dtype and mode. The parameters of a layer that keeps
+/// what the convolution has learned (`svd` or `data`) require a gradient if its weight does, those
+/// of a `random` one always. Make optimizers afterwards.
 inline ReplacementReport replace_with_bsconv_u(torch::nn::Module& model,
                                                const BSConvUReplacementOptions& options = {}) {
   return detail::replace_convolutions(model, options);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 #pragma once
 
+#include <torch/nn/module.h>
 #include <torch/nn/modules/batchnorm.h>
 #include <torch/nn/modules/conv.h>
 #include <torch/types.h>
@@ -11,6 +12,7 @@
 #include <bsconv/replace/layer_weights.hpp>
 #include <bsconv/replace/least_squares.hpp>
 #include <bsconv/replace/moments.hpp>
+#include <bsconv/util/restore.hpp>
 #include <bsconv/util/rng_guard.hpp>
 
 #include <algorithm>
@@ -42,7 +44,9 @@ using CalibratedLayers = std::unordered_map<const torch::nn::Module*, Calibrated
 class WeightSwitch {
  public:
   WeightSwitch() = default;
-  ~WeightSwitch() { use_old(); }
+  ~WeightSwitch() {
+    restore("the weights of convolutions", [this] { use_old(); });
+  }
   WeightSwitch(const WeightSwitch&) = delete;
   WeightSwitch& operator=(const WeightSwitch&) = delete;
   WeightSwitch(WeightSwitch&&) = delete;

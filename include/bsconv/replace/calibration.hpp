@@ -5,10 +5,12 @@
 #include <torch/nn/pimpl.h>
 #include <torch/types.h>
 #include <bsconv/nn/forward_function.hpp>
+#include <bsconv/nn/tensor_module.hpp>
 
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <utility>
 #include <vector>
 
@@ -34,6 +36,13 @@ struct Calibration {
       : Calibration(
             [module = model.ptr()](const torch::Tensor& batch) { return module->forward(batch); },
             std::move(batches)) {}
+
+  /// The same for a pointer, as `std::make_shared<Net>()` returns it.
+  template <detail::TensorModule Impl>
+  Calibration(std::shared_ptr<Impl> model, std::vector<torch::Tensor> batches)
+      : Calibration([module = std::move(model)](
+                        const torch::Tensor& batch) { return module->forward(batch); },
+                    std::move(batches)) {}
 
   /// Runs the model on a batch.
   TORCH_ARG(ForwardFunction, forward);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <torch/nn/modules/conv.h>
+#include <torch/types.h>
 #include <bsconv/replace/layer_weights.hpp>
 #include <bsconv/replace/options.hpp>
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 #pragma once
 
+#include <torch/nn/module.h>
 #include <torch/nn/modules/conv.h>
 #include <torch/types.h>
 #include <bsconv/nn/bsconv_s.hpp>

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 #pragma once
 
+#include <torch/nn/module.h>
 #include <torch/nn/modules/container/any.h>
 #include <torch/nn/modules/container/moduledict.h>
 #include <torch/nn/modules/container/modulelist.h>
@@ -36,12 +37,18 @@ struct ReplacementRule {
   /// module it replaces are given to it afterwards.
   std::function<torch::nn::AnyModule(const torch::nn::Module& module, const std::string& path)>
       transformer;
+  /// Why a module that `filter` accepts stays as it is nevertheless, with a row in the report;
+  /// empty if it is replaced. Optional.
+  std::function<std::string(const torch::nn::Module& module, const std::string& path)> keep = {};
+  /// Completes the row of a module that `filter` accepts, which is still in its place. Optional.
+  std::function<void(Replacement& row, const torch::nn::Module& module)> annotate = {};
 };
 
 /// Applies rules to a model, in place.
 ///
 /// The model is tried first, then the modules below it, parents before children; the first rule
-/// whose filter accepts a module wins, and what was replaced is not searched further.
+/// whose filter accepts a module wins, and what was replaced is not searched further; what is kept
+/// is.
 ///
 /// A `Sequential` and a `ChildHost` (every block of this library) get the new module itself. A
 /// `Conv2d` anywhere else (a typed member, a `ModuleList`, a `ModuleDict`, an `AnyModule`), or one
@@ -68,7 +75,7 @@ class Replacer {
   /// first takes its place: if a rule throws, the model stays as it was. With `dry_run` nothing
   /// changes, the random generators included.
   ReplacementReport apply(torch::nn::Module& model, bool dry_run = false) const {
-    Run run{*this, {}, {}, {}, {}, {}};
+    Run run{*this, {}, {}, {}, {}, {}, {}};
     run.report.dry_run = dry_run;
     run.report.parameters_before = parameter_count(model);
     const auto work = [&] {
@@ -81,7 +88,7 @@ class Replacer {
       work();
       run.report.parameters_after = run.report.parameters_before;
       for (const auto& row : run.report.rows) {
-        if (row.kind != ReplacementKind::refused) {
+        if (row.is_replaced()) {
           run.report.parameters_after += row.parameters_after - row.parameters_before;
         }
       }
@@ -106,6 +113,7 @@ class Replacer {
     ReplacementReport report;
     std::unordered_map<const torch::nn::Module*, torch::nn::AnyModule> replaced;
     std::unordered_set<const torch::nn::Module*> grafted;
+    std::unordered_set<const torch::nn::Module*> kept;
     std::unordered_set<const torch::nn::Module*> searched;
     // What puts the new modules in their places.
     std::vector<std::function<void()>> placements;
@@ -139,7 +147,7 @@ class Replacer {
 
     bool try_root(torch::nn::Module& model) {
       const auto* rule = match(model, "");
-      if (rule == nullptr) {
+      if (rule == nullptr || keeps(*rule, model, "")) {
         return false;
       }
       Replacement row = begin_row(model, "");
@@ -150,8 +158,32 @@ class Replacer {
       } else {
         row.reason = "the model itself can't be exchanged in place; put it into a container";
       }
-      report.rows.push_back(std::move(row));
+      add_row(std::move(row), *rule, model);
       return true;
+    }
+
+    // Whether `rule` keeps `module`, which then gets a row, once if it stands at several places.
+    bool keeps(const ReplacementRule& rule, const torch::nn::Module& module,
+               const std::string& path) {
+      auto reason = rule.keep ? rule.keep(module, path) : std::string();
+      if (reason.empty()) {
+        return false;
+      }
+      if (kept.insert(&module).second) {
+        Replacement row = begin_row(module, path);
+        row.parameters_after = row.parameters_before;
+        row.kind = ReplacementKind::kept;
+        row.reason = std::move(reason);
+        add_row(std::move(row), rule, module);
+      }
+      return true;
+    }
+
+    void add_row(Replacement row, const ReplacementRule& rule, const torch::nn::Module& module) {
+      if (rule.annotate) {
+        rule.annotate(row, module);
+      }
+      report.rows.push_back(std::move(row));
     }
 
     void search(torch::nn::Module& parent, const std::string& prefix) {
@@ -170,7 +202,8 @@ class Replacer {
           if (!row.reason.empty()) {
             report.rows.push_back(std::move(row));
           }
-        } else if (const auto* rule = match(*child, path)) {
+        } else if (const auto* rule = match(*child, path);
+                   rule != nullptr && !keeps(*rule, *child, path)) {
           Replacement row = begin_row(*child, path);
           torch::nn::AnyModule made;
           const auto maker = [&] { return made = make(*rule, *child, path); };
@@ -181,7 +214,7 @@ class Replacer {
             finish_row(row, *made.ptr(), kind);
             replaced.emplace(child.get(), made);
           }
-          report.rows.push_back(std::move(row));
+          add_row(std::move(row), *rule, *child);
         } else {
           search(*child, path);
         }

@@ -3,6 +3,7 @@
 
 #include <bsconv/util/text.hpp>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -22,6 +23,9 @@ enum class ReplacementKind {
   grafted,
   /// It can't be replaced where it is; `Replacement::reason` says why.
   refused,
+  /// Left as it was, because its replacement would explain too little of its weights or a rule
+  /// keeps it; `Replacement::reason` says why.
+  kept,
 };
 
 /// One row of a `ReplacementReport`.
@@ -30,11 +34,11 @@ struct Replacement {
   std::string path;
   /// What the module printed of itself.
   std::string old_type;
-  /// What its replacement prints.
+  /// What its replacement prints, or would.
   std::string new_type;
   /// The trainable parameters of the module.
   int64_t parameters_before = 0;
-  /// The trainable parameters of its replacement.
+  /// The trainable parameters of its replacement, or its own if it was kept.
   int64_t parameters_after = 0;
   /// How it was replaced.
   ReplacementKind kind = ReplacementKind::refused;
@@ -48,6 +52,11 @@ struct Replacement {
   /// With `Initialization::data`, the mean squared error of the layer's outputs over the
   /// calibration relative to their variance: 0 is exact, 1 no better than a constant.
   std::optional<double> output_error;
+
+  /// Whether it was replaced, in either way.
+  bool is_replaced() const {
+    return kind == ReplacementKind::exchanged || kind == ReplacementKind::grafted;
+  }
 };
 
 /// What a replacement did to a model, or would do.
@@ -63,22 +72,25 @@ class ReplacementReport {
   bool dry_run = false;
 
   /// The number of replaced modules.
-  std::size_t replaced() const { return rows.size() - refused(); }
+  std::size_t replaced() const {
+    return count([](const Replacement& row) { return row.is_replaced(); });
+  }
 
   /// The number of modules that a rule matched but that can't be replaced.
   std::size_t refused() const {
-    std::size_t count = 0;
-    for (const auto& row : rows) {
-      count += row.kind == ReplacementKind::refused ? 1 : 0;
-    }
-    return count;
+    return count([](const Replacement& row) { return row.kind == ReplacementKind::refused; });
+  }
+
+  /// The number of modules that could be replaced but were to be left as they were.
+  std::size_t kept() const {
+    return count([](const Replacement& row) { return row.kind == ReplacementKind::kept; });
   }
 
   /// The terms of each replaced module by its path, for `ReplacementOptions::layer_terms`.
   std::map<std::string, int64_t> layer_terms() const {
     std::map<std::string, int64_t> terms;
     for (const auto& row : rows) {
-      if (row.kind != ReplacementKind::refused) {
+      if (row.is_replaced()) {
         terms.emplace(row.path, row.terms);
       }
     }
@@ -86,17 +98,19 @@ class ReplacementReport {
   }
 
   /// The report as text: verbosity 0 prints nothing, 1 the number of modules and the parameters
-  /// before and after, 2 also each module with its old and new type. Refused modules are printed
-  /// from verbosity 1 on.
+  /// before and after, 2 also each module with its old and new type. Refused and kept modules are
+  /// printed from verbosity 1 on.
   std::string to_string(int verbosity = 1) const {
     if (verbosity <= 0) {
       return {};
     }
     std::ostringstream text;
     for (const auto& row : rows) {
-      if (row.kind == ReplacementKind::refused) {
-        text << "Not replaced: " << label(row) << ": " << row.old_type << ": " << row.reason
-             << '\n';
+      if (!row.is_replaced()) {
+        const char* outcome = row.kind == ReplacementKind::refused ? "Not replaced: "
+                              : dry_run                            ? "Would keep "
+                                                                   : "Kept ";
+        text << outcome << label(row) << ": " << row.old_type << ": " << row.reason << '\n';
       } else if (verbosity >= 2) {
         text << (dry_run ? "Would replace " : "Replaced ") << label(row) << ": " << row.old_type
              << " -> " << row.new_type << " ("
@@ -112,14 +126,26 @@ class ReplacementReport {
     }
     text << (dry_run ? "Would replace " : "Replaced ") << replaced()
          << (replaced() == 1 ? " module" : " modules");
+    std::vector<std::string> others;
+    if (kept() != 0) {
+      others.push_back(std::to_string(kept()) + " kept");
+    }
     if (refused() != 0) {
-      text << " (" << refused() << " can't be replaced)";
+      others.push_back(std::to_string(refused()) + " can't be replaced");
+    }
+    if (!others.empty()) {
+      text << " (" << detail::join(others, ", ") << ")";
     }
     text << "; parameters: " << change(parameters_before, parameters_after) << '\n';
     return text.str();
   }
 
  private:
+  template <class Condition>
+  std::size_t count(const Condition& condition) const {
+    return static_cast<std::size_t>(std::count_if(rows.begin(), rows.end(), condition));
+  }
+
   static std::string label(const Replacement& row) {
     return row.path.empty() ? std::string("(model)") : row.path;
   }

@@ -10,6 +10,7 @@
 #include <torch/nn/module.h>
 #include <torch/types.h>
 
+#include <bsconv/util/restore.hpp>
 #include <bsconv/weights/state_dict.hpp>
 
 namespace bsconv::train {
@@ -106,10 +107,12 @@ class EmaScope {
   EmaScope& operator=(const EmaScope&) = delete;
 
   ~EmaScope() {
-    const torch::NoGradGuard no_grad;
-    for (const auto& [value, own] : own_) {
-      value.copy_(own);
-    }
+    bsconv::detail::restore("the weights of a model", [this] {
+      const torch::NoGradGuard no_grad;
+      for (const auto& [value, own] : own_) {
+        value.copy_(own);
+      }
+    });
   }
 
  private:

@@ -5,6 +5,7 @@
 #include <ATen/core/Generator.h>
 #include <ATen/detail/CUDAHooksInterface.h>
 #include <torch/types.h>
+#include <bsconv/util/restore.hpp>
 
 #include <mutex>
 #include <utility>
@@ -28,9 +29,12 @@ class RngGuard {
   }
   /// Restores the states.
   ~RngGuard() {
-    for (auto& [generator, state] : saved_) {
-      const std::lock_guard<std::mutex> lock(generator.mutex());
-      generator.set_state(state);
+    for (auto& saved : saved_) {
+      detail::restore("the state of a random generator", [&saved] {
+        auto& [generator, state] = saved;
+        const std::lock_guard<std::mutex> lock(generator.mutex());
+        generator.set_state(state);
+      });
     }
   }
   RngGuard(const RngGuard&) = delete;

@@ -1,20 +1,23 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 #pragma once
 
+#include <torch/arg.h>
+#include <torch/nn/init.h>
+#include <torch/nn/module.h>
 #include <torch/nn/modules/activation.h>
 #include <torch/nn/modules/batchnorm.h>
 #include <torch/nn/modules/conv.h>
 #include <torch/nn/modules/pooling.h>
+#include <torch/nn/pimpl.h>
 #include <torch/types.h>
+#include <bsconv/nn/any_layer.hpp>
 #include <bsconv/nn/composite.hpp>
-#include <bsconv/nn/regularization.hpp>
+#include <bsconv/nn/fused_layers.hpp>
+#include <bsconv/nn/fused_run.hpp>
 
-#include <array>
 #include <cstdint>
 #include <optional>
 #include <ostream>
-#include <string>
-#include <vector>
 
 /// \file
 /// The blocks that the model zoo is built of. Child names are the state-dict names of the Python

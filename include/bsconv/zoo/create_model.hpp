@@ -1,11 +1,22 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 #pragma once
 
+#include <torch/nn/module.h>
+#include <torch/nn/modules/batchnorm.h>
+#include <torch/nn/modules/container/any.h>
+#include <torch/types.h>
+#include <bsconv/nn/bsconv_u.hpp>
+#include <bsconv/nn/composite.hpp>
 #include <bsconv/nn/convert.hpp>
 #include <bsconv/nn/layer.hpp>
 #include <bsconv/replace/bsconv.hpp>
+#include <bsconv/replace/options.hpp>
 #include <bsconv/replace/replacer.hpp>
+#include <bsconv/replace/report.hpp>
+#include <bsconv/zoo/blocks.hpp>
 #include <bsconv/zoo/mobilenet.hpp>
+#include <bsconv/zoo/model_name.hpp>
+#include <bsconv/zoo/model_options.hpp>
 #include <bsconv/zoo/registry.hpp>
 #include <bsconv/zoo/resnet.hpp>
 

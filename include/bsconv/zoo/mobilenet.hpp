@@ -1,11 +1,20 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 #pragma once
 
+#include <torch/arg.h>
+#include <torch/nn/modules/pooling.h>
+#include <torch/nn/pimpl.h>
+#include <torch/types.h>
+#include <bsconv/nn/composite.hpp>
+#include <bsconv/nn/regularization.hpp>
 #include <bsconv/zoo/blocks.hpp>
 #include <bsconv/zoo/model_name.hpp>
 #include <bsconv/zoo/model_options.hpp>
 
 #include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <ostream>
 #include <string>
 #include <utility>
 #include <vector>
@@ -103,13 +112,21 @@ class InvertedResidualImpl : public Composite<InvertedResidualImpl>, public Regu
            << (options.regularized() ? "(regularization_loss=attached)" : "");
   }
 
-  /// The Frobenius norm of `W W^T - I`, with W the weight of `conv3`.
+  /// The Frobenius norm of `W W^T - I`, with W the weight of `conv3`. Throws if that has none.
   torch::Tensor regularization_loss() const override {
-    return orthonormality_loss(orthonormal_weight());
+    const auto weight = orthonormal_weight();
+    TORCH_CHECK(weight.defined(), "InvertedResidual: what has replaced conv3 has no ",
+                "regularization loss");
+    return orthonormality_loss(weight);
   }
+  /// The weight of `conv3`; undefined if another module that has none has taken its place.
   torch::Tensor orthonormal_weight() const override {
-    const auto conv = module(conv3_)->named_children()["conv"];
-    const auto parameters = conv->named_parameters(/*recurse=*/false);
+    const auto children = module(conv3_)->named_children();
+    const auto* conv = children.find("conv");
+    if (conv == nullptr) {
+      return {};
+    }
+    const auto parameters = (*conv)->named_parameters(/*recurse=*/false);
     const auto* weight = parameters.find("weight");
     return weight == nullptr ? torch::Tensor() : *weight;
   }

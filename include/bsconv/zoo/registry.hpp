@@ -6,7 +6,9 @@
 #include <bsconv/zoo/model_name.hpp>
 #include <bsconv/zoo/model_options.hpp>
 
+#include <cstdint>
 #include <functional>
+#include <initializer_list>
 #include <map>
 #include <mutex>
 #include <string>

@@ -1,14 +1,26 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 #pragma once
 
+#include <torch/nn/module.h>
+#include <torch/nn/modules/batchnorm.h>
+#include <torch/nn/modules/pooling.h>
+#include <torch/nn/pimpl.h>
+#include <torch/types.h>
+#include <bsconv/nn/composite.hpp>
+#include <bsconv/nn/fused_layers.hpp>
+#include <bsconv/nn/fused_run.hpp>
 #include <bsconv/zoo/blocks.hpp>
 #include <bsconv/zoo/model_name.hpp>
 #include <bsconv/zoo/model_options.hpp>
 
 #include <array>
+#include <cstddef>
+#include <cstdint>
 #include <map>
 #include <optional>
+#include <ostream>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace bsconv::zoo {
