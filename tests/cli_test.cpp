@@ -313,9 +313,9 @@ TEST_F(Cli, WrongArgumentsExitWithTwo) {
       {{"train", "--architecture", "cifar_resnet21"}, "cifar_resnet21"},
       {{"train", "--architecture", "resnet18"},
        "the model takes images of 224 x 224 pixels, those of digits"},
-      {{"evaluate"}, "give either --checkpoint or --pretrained"},
+      {{"evaluate"}, "give one of --checkpoint, --pretrained and --weights, got none"},
       {{"predict", "a.png", "--checkpoint", "x", "--model", "y"},
-       "give either --checkpoint or --pretrained"},
+       "give one of --checkpoint, --pretrained and --weights, got --checkpoint and --pretrained"},
       {{"package", "--checkpoint", "x"}, "--out is required"},
       {{"predict", "--checkpoint", "x"}, "images is required"},
   };

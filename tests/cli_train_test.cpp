@@ -33,6 +33,7 @@ using bsconv_test::Process;
 using bsconv_test::read_file;
 using bsconv_test::run;
 using bsconv_test::write_file;
+using testing::AllOf;
 using testing::HasSubstr;
 using testing::Not;
 
@@ -347,6 +348,55 @@ TEST_F(CliTrain, ARunHasItsFolderForItself) {
           .code,
       1);
   EXPECT_FALSE(std::filesystem::exists(directory / "failed"));
+}
+
+TEST_F(CliTrain, SaysWhenTheLearningRateNeverFalls) {
+  const auto plan = [](const std::vector<std::string>& flags) {
+    std::vector<std::string> arguments = {"train", "--architecture", tiny, "--dry-run"};
+    arguments.insert(arguments.end(), flags.begin(), flags.end());
+    const auto result = run(arguments);
+    EXPECT_EQ(result.code, 0) << result.output;
+    return result.output;
+  };
+  EXPECT_THAT(plan({"--epochs", "100", "--threads", "2"}),
+              AllOf(HasSubstr("schedule: no milestone lies before epoch 100, so the learning rate "
+                              "stays at 0.1\n"),
+                    HasSubstr("device         cpu, 2 threads, 1 workers\n")));
+  EXPECT_THAT(plan({"--epochs", "101"}), Not(HasSubstr("no milestone")));
+  EXPECT_THAT(plan({"--epochs", "5", "--schedule-type", "cosine"}), Not(HasSubstr("no milestone")));
+}
+
+TEST_F(CliTrain, TakesImagesOfAnotherSize) {
+  for (const std::string name :
+       {"train/cat/a", "train/cat/b", "train/dog/a", "train/dog/b", "val/cat/a", "val/dog/a"}) {
+    const char gray = name.find("cat") != std::string::npos ? '\x20' : '\x70';
+    std::string image = "P5 8 8 255\n";
+    image.append(64, gray);
+    write_file(directory / ("images/" + name + ".pgm"), image);
+  }
+  const auto trained =
+      run({"train", "--architecture", tiny, "--image-size", "48", "--dataset", "image_folder",
+           "--data-root", path("images"), "--epochs", "1", "--out", path("run")});
+  ASSERT_EQ(trained.code, 0) << trained.output;
+  const auto checkpoint = path("run/last.safetensors");
+  EXPECT_EQ(load_checkpoint(checkpoint).info.settings.at("image_size"), "48");
+  const auto evaluated =
+      run({"evaluate", "--checkpoint", checkpoint, "--data-root", path("images")});
+  EXPECT_EQ(evaluated.code, 0) << evaluated.output;
+  EXPECT_THAT(evaluated.output, HasSubstr("on 2 test images of image_folder"));
+  EXPECT_EQ(run({"predict", path("images/val/cat/a.pgm"), "--checkpoint", checkpoint}).code, 0);
+  // What is made of its weights takes such images, too.
+  ASSERT_EQ(run({"convert", checkpoint, path("a.safetensors")}).code, 0);
+  ASSERT_EQ(run({"convert", path("a.safetensors"), path("a.onnx")}).code, 0);
+  EXPECT_THAT(run({"inspect", path("a.onnx")}).output,
+              HasSubstr("input input  Float [batch, 3, 48, 48]\n"));
+
+  const auto digits = run({"train", "--image-size", "48"});
+  EXPECT_EQ(digits.code, 2);
+  EXPECT_THAT(digits.output, HasSubstr("the model takes images of 48 x 48 pixels, those of "));
+  const auto negative = run({"train", "--image-size", "-1"});
+  EXPECT_EQ(negative.code, 2);
+  EXPECT_THAT(negative.output, HasSubstr("image_size must lie in 0..8192, got -1"));
 }
 
 /// Which file stands at `path` now; 0 if none.

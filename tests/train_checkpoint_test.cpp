@@ -7,6 +7,7 @@
 #include <limits>
 #include <map>
 #include <string>
+#include <vector>
 
 #include "test_files.hpp"
 
@@ -19,15 +20,17 @@ using bsconv::train::load_checkpoint;
 using bsconv::train::save_checkpoint;
 using bsconv_test::error_of;
 using bsconv_test::TemporaryDirectory;
+using testing::ElementsAre;
 using testing::HasSubstr;
 
 Checkpoint example() {
   Checkpoint checkpoint;
   checkpoint.info = {"net", "digits", {"one", "two \"quoted\""}, 3};
   checkpoint.options.epochs(7).learning_rate(0.3).schedule({2, 5}).seed(~uint64_t{0}).alpha(0.1);
+  checkpoint.options.output_dir("mine").overwrite(true);
   checkpoint.epoch = 1;
   checkpoint.step = 4;
-  checkpoint.partial.add({1.0 / 3, 0.1, 0.2, 0.5}, 6);
+  checkpoint.partial.add({1.0 / 3, 0.1, 0.2, 0.5, 2.0 / 3, 0.7}, 6);
   bsconv::train::EpochSummary row;
   row.epoch = 1;
   row.epochs = 7;
@@ -61,6 +64,20 @@ TEST(TrainCheckpoint, KeepsEverything) {
   EXPECT_EQ(loaded.step, 4);
   EXPECT_EQ(loaded.partial.loss, saved.partial.loss);
   EXPECT_EQ(loaded.partial.correct, 3);
+  EXPECT_EQ(loaded.partial.examples, 6);
+  EXPECT_EQ(loaded.partial.correct_top5, 4);
+  EXPECT_EQ(loaded.partial.examples_top5, 6);
+  EXPECT_EQ(loaded.partial.distillation, saved.partial.distillation);
+  EXPECT_EQ(loaded.partial.examples_distilled, 6);
+  std::vector<std::string> names;
+  const auto partial = bsconv::train::detail::to_json(saved.partial);
+  for (const auto& item : partial.items()) {
+    names.push_back(item.key());
+  }
+  EXPECT_THAT(names,
+              ElementsAre("correct", "correct_top5", "cross_entropy", "distillation", "examples",
+                          "examples_distilled", "examples_top5", "loss", "regularization"));
+  EXPECT_FALSE(loaded.options.overwrite());
   ASSERT_EQ(loaded.history.size(), 1U);
   EXPECT_TRUE(std::isnan(loaded.history[0].test.loss));
   EXPECT_EQ(loaded.history[0].train.accuracy, 0.4);

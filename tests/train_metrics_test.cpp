@@ -6,9 +6,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <limits>
+#include <set>
 #include <sstream>
 #include <string>
+#include <type_traits>
+#include <vector>
 
 #include "test_files.hpp"
 
@@ -90,6 +94,25 @@ TEST(TrainMetrics, DistillationIsTheAverageOfWhatATeacherSaw) {
   more.add({2.0, 1.5, 0.5, 0.75, nan, 6.0}, 4);
   sums += more;
   EXPECT_DOUBLE_EQ(sums.mean().distillation, 5.0);
+}
+
+TEST(TrainMetrics, SumsAreAddedFieldByField) {
+  MetricSums sums;
+  std::vector<std::string> names;
+  MetricSums::visit_fields([&](const char* name, auto field) {
+    names.emplace_back(name);
+    using Field = std::remove_reference_t<decltype(sums.*field)>;
+    sums.*field = static_cast<Field>(names.size());
+  });
+  // Each has eight bytes, so none was left out.
+  EXPECT_EQ(names.size() * 8, sizeof(MetricSums));
+  EXPECT_EQ(std::set<std::string>(names.begin(), names.end()).size(), names.size());
+  sums += MetricSums(sums);
+  std::size_t field_number = 0;
+  MetricSums::visit_fields([&](const char* name, auto field) {
+    ++field_number;
+    EXPECT_EQ(static_cast<std::size_t>(sums.*field), 2 * field_number) << name;
+  });
 }
 
 EpochSummary summary() {

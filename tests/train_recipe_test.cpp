@@ -101,7 +101,7 @@ void expect_resumes_bit_for_bit(const TrainOptions& options, const std::filesyst
   };
   const auto whole = run(options, 0, "");
   for (const int64_t questions : {2, 5, 9}) {
-    const auto settings = TrainOptions(options).output_dir(folder);
+    const auto settings = TrainOptions(options).output_dir(folder).overwrite(true);
     const auto part = run(settings, questions, "");
     EXPECT_LT(part.epoch, options.epochs());
     const auto resumed = run(settings, 0, (folder / "last.safetensors").native());
@@ -346,7 +346,8 @@ TEST_F(TrainRecipe, WritesCheckpointsInsideAnEpoch) {
   };
   const auto run = [&](const TrainOptions& options) {
     const auto steps = std::make_shared<Steps>();
-    Trainer trainer(recipe_net(), TrainOptions(options).output_dir(directory.path()).epochs(2));
+    Trainer trainer(recipe_net(),
+                    TrainOptions(options).output_dir(directory.path()).overwrite(true).epochs(2));
     trainer.observe(steps).fit(recipe_training(), recipe_test());
     return *steps;
   };

@@ -155,7 +155,7 @@ TEST(TrainStepRecorder, IsNotUsedWhereItCannotBe) {
                               TrainOptions().optimizer(bsconv::train::OptimizerType::adamw)}) {
     const auto caller = std::make_shared<Caller>();
     Trainer trainer(tiny_model(), options);
-    EXPECT_FALSE(trainer.learner().use(caller));
+    EXPECT_FALSE(trainer.recorder(caller).is_recording());
     trainer.train_step(batch);
     EXPECT_EQ(caller->runs, 0);
   }
@@ -166,7 +166,7 @@ TEST(TrainStepRecorder, IsNotUsedWhereItCannotBe) {
 TEST(TrainStepRecorder, ForgetsAtAResume) {
   const auto caller = std::make_shared<Caller>();
   Trainer trainer(tiny_model());
-  trainer.recorder(caller);
+  EXPECT_TRUE(trainer.recorder(caller).is_recording());
   trainer.resume(trainer.checkpoint());
   EXPECT_EQ(caller->forgotten, 1);
 }

@@ -276,6 +276,53 @@ TEST_F(TrainTrainer, RefusesToResumeMidEpochWithOtherBatches) {
   same.resume(checkpoint);
   EXPECT_THAT(error_of([&] { same.fit(train_loader(150), test_loader()); }),
               HasSubstr("cannot resume after batch 2 of an epoch that has 1 batches"));
+  // A refused training has not begun.
+  EXPECT_EQ(same.checkpoint().steps, 5);
+  EXPECT_FALSE(same.fit(train_loader(), test_loader()).interrupted);
+}
+
+TEST_F(TrainTrainer, ReplacesAnotherRunOnlyIfToldTo) {
+  const auto options = make_options(directory.path()).epochs(3).keep_checkpoints(3);
+  Trainer first(make_net(), options);
+  EXPECT_EQ(first.fit(train_loader(), test_loader()).history.size(), 3U);
+  const auto csv = bsconv_test::read_file(directory / "metrics.csv");
+  // Its own.
+  EXPECT_EQ(first.fit(train_loader(), test_loader()).history.size(), 3U);
+
+  Trainer other(make_net(), options);
+  EXPECT_THAT(
+      error_of([&] { other.fit(train_loader(), test_loader()); }),
+      HasSubstr("'" + directory.path().native() +
+                "' holds a run; resume_from its last.safetensors, choose another output_dir, or "
+                "set overwrite"));
+  EXPECT_EQ(other.epoch(), 0);
+  EXPECT_EQ(bsconv_test::read_file(directory / "metrics.csv"), csv);
+
+  bsconv_test::write_file(directory / "best-of-epoch-0002.safetensors", "aside");
+  bsconv_test::write_file(directory / "notes.txt", "mine");
+  auto replacing = TrainOptions(options).overwrite(true).epochs(1);
+  Trainer refused(make_net(), replacing);
+  const DataLoader half(bsconv::data::digits(Split::test),
+                        LoaderOptions().batch_size(32).shard({1, 2}));
+  EXPECT_NE(error_of([&] { refused.fit(train_loader(), half); }), "no error");
+  EXPECT_EQ(bsconv_test::read_file(directory / "metrics.csv"), csv);
+
+  Trainer second(make_net(), replacing);
+  // Once a batch is done, nothing of the other run is left.
+  second.stop_when(once_after(1));
+  EXPECT_TRUE(second.fit(train_loader(), test_loader()).interrupted);
+  EXPECT_EQ(count_files(directory.path()), 2);
+  EXPECT_TRUE(std::filesystem::exists(directory / "notes.txt"));
+  EXPECT_TRUE(std::filesystem::exists(directory / "last.safetensors"));
+  // What it wrote before its first epoch ended is its own, too.
+  EXPECT_EQ(second.fit(train_loader(), test_loader()).history.size(), 1U);
+}
+
+TEST_F(TrainTrainer, GoesOnInItsOwnFolderWithinTheFirstEpoch) {
+  Trainer trainer(make_net(), make_options(directory.path()).epochs(1));
+  trainer.stop_when(once_after(2));
+  EXPECT_TRUE(trainer.fit(train_loader(), test_loader()).interrupted);
+  EXPECT_EQ(trainer.fit(train_loader(), test_loader()).history.size(), 1U);
 }
 
 TEST_F(TrainTrainer, RefusesADamagedCheckpointAndChangesNothing) {
@@ -436,6 +483,22 @@ TEST_F(TrainTrainer, TrainsAUsersModuleThroughAForwardFunction) {
       make_options().learning_rate(0.001).epochs(2));
   const auto result = trainer.fit(train_loader(), test_loader());
   EXPECT_LT(result.history[1].train.loss, result.history[0].train.loss);
+}
+
+TEST_F(TrainTrainer, TrainsAUsersModuleInASharedPointer) {
+  struct Own : torch::nn::Module {
+    Own() { weight = register_parameter("weight", torch::zeros({10, 3072})); }
+    torch::Tensor forward(const torch::Tensor& images) { return images.flatten(1).mm(weight.t()); }
+    torch::Tensor weight;
+  };
+  const auto own = std::make_shared<Own>();
+  Trainer trainer(own, make_options().learning_rate(0.001).epochs(2));
+  const auto result = trainer.fit(train_loader(), test_loader());
+  EXPECT_LT(result.history[1].train.loss, result.history[0].train.loss);
+  EXPECT_EQ(&trainer.module(), own.get());
+  const auto net = make_net();
+  EXPECT_EQ(&Trainer(net.ptr()).module(), net.ptr().get());
+  EXPECT_THAT(error_of([] { Trainer{std::shared_ptr<Own>()}; }), HasSubstr("needs a module"));
 }
 
 TEST_F(TrainTrainer, TellsObserversInOrder) {

@@ -4,6 +4,7 @@
 #include <bsconv/cuda.hpp>
 #endif
 #include <bsconv/infer.hpp>
+#include <bsconv/nn/convert.hpp>
 #include <bsconv/util/text.hpp>
 #include <bsconv/zoo.hpp>
 
@@ -28,7 +29,6 @@ namespace {
 struct BenchArguments {
   std::vector<std::string> names;
   int64_t batch = 1;
-  int threads = 0;
   int64_t classes = 0;
   std::string dtype = "f32";
   std::string device = "cpu";
@@ -52,10 +52,6 @@ void print_header(const BenchArguments& arguments, double peak, const std::strin
             << "share" << '\n';
 }
 
-torch::Dtype parse_dtype(const std::string& name) {
-  return name == "bf16" ? torch::kBFloat16 : name == "f16" ? torch::kHalf : torch::kFloat;
-}
-
 const bsconv::kernels::KernelTable& kernels_for(const BenchArguments& arguments,
                                                 torch::Device device) {
   try {
@@ -69,7 +65,7 @@ const bsconv::kernels::KernelTable& kernels_for(const BenchArguments& arguments,
 void bench_model(const BenchArguments& arguments, const std::string& name, torch::Device device,
                  double peak) {
   const int64_t side = input_size(name);
-  const int64_t classes = arguments.classes != 0 ? arguments.classes : side == 32 ? 100 : 1000;
+  const int64_t classes = classes_or_default(arguments.classes, name);
   const auto dtype = parse_dtype(arguments.dtype);
   const auto make = [&](torch::Dtype type) {
     auto model = make_model(name, classes, 3);
@@ -79,11 +75,7 @@ void bench_model(const BenchArguments& arguments, const std::string& name, torch
   };
   auto model = make(dtype);
   auto last = make(dtype);
-  for (auto& parameter : last->parameters()) {
-    if (parameter.dim() == 4) {
-      parameter.set_data(parameter.contiguous(torch::MemoryFormat::ChannelsLast));
-    }
-  }
+  bsconv::detail::use_channels_last(*last);
   const auto images = torch::randn({arguments.batch, 3, side, side}, device);
   // The plan rounds weights of 32 bits itself; LibTorch's operators run in the same type.
   const auto fast =
@@ -121,7 +113,8 @@ void bench_model(const BenchArguments& arguments, const std::string& name, torch
                                         {"eager", fast.report().eager},
                                         {"gmacs", rate * 1e-9},
                                         {"peak_share", peak > 0 ? rate / peak : 0.0}};
-    std::cout << row.dump() << std::endl;
+    print_json(row);
+    std::cout << std::flush;
     return;
   }
   std::cout << std::left << std::setw(36) << name << std::right << std::fixed
@@ -144,9 +137,6 @@ void bench_model(const BenchArguments& arguments, const std::string& name, torch
 
 void run_bench(const BenchArguments& arguments) {
   const auto device = parse_device(arguments.device);
-  if (arguments.threads > 0) {
-    torch::set_num_threads(arguments.threads);
-  }
   if (arguments.steps && arguments.format == "json") {
     throw UsageError("bench: --steps is for --format table");
   }
@@ -188,8 +178,7 @@ void add_bench_command(CLI::App& app) {
   command->add_option("--batch", arguments->batch, "Images in a batch")
       ->transform(whole_number(1, 1 << 20))
       ->capture_default_str();
-  command->add_option("--threads", arguments->threads, "Threads [LibTorch's default]")
-      ->transform(whole_number(1, 1024));
+  add_threads_option(*command);
   command
       ->add_option("--classes", arguments->classes,
                    "The number of classes [100 for CIFAR models, else 1000]")

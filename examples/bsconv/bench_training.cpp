@@ -37,7 +37,7 @@ void print_header(const TrainingBench& bench, double peak) {
 
 void bench_model(const TrainingBench& bench, const std::string& name, double peak) {
   const int64_t side = input_size(name);
-  const int64_t classes = bench.classes != 0 ? bench.classes : side == 32 ? 100 : 1000;
+  const int64_t classes = classes_or_default(bench.classes, name);
   auto model = make_model(name, classes, 3);
   const double multiply_adds = static_cast<double>(
       bsconv::profile(model, torch::zeros({1, 3, side, side})).flops() * bench.batch);
@@ -84,7 +84,8 @@ void bench_model(const TrainingBench& bench, const std::string& name, double pea
     if (bench.device.is_cpu()) {
       row["peak_mib"] = {{"eager", eager_memory}, {"fused", fused_memory}};
     }
-    std::cout << row.dump() << std::endl;
+    print_json(row);
+    std::cout << std::flush;
     return;
   }
   std::cout << std::left << std::setw(36) << name << std::right << std::fixed

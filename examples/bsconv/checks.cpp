@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 #include "checks.hpp"
 
+#include <ATen/Parallel.h>
 #include <c10/util/Exception.h>
 #include <bsconv/train/settings.hpp>
 
@@ -54,6 +55,14 @@ CLI::Validator whole_number(int64_t least, int64_t most) {
 CLI::Validator number(double least, double most) {
   using bsconv::train::detail::value_text;
   return range(least, most, "from " + value_text(least) + " to " + value_text(most), "a number");
+}
+
+void add_threads_option(CLI::App& command) {
+  command
+      .add_option_function<int>(
+          "--threads", [](const int& count) { at::set_num_threads(count); },
+          "Threads [LibTorch's default]")
+      ->transform(whole_number(1, 1024));
 }
 
 void check_all_options(CLI::App& app) {

@@ -17,6 +17,9 @@ CLI::Validator whole_number(int64_t least, int64_t most = std::numeric_limits<in
 /// The same for numbers from `least` to `most`; none of them is NaN.
 CLI::Validator number(double least, double most);
 
+/// Adds `--threads`, which sets how many LibTorch computes with.
+void add_threads_option(CLI::App& command);
+
 /// What all options of all commands have in common: a text is not empty, as a shell makes it of a
 /// variable that is not set; of a flag and its opposite, the one that is given last counts.
 void check_all_options(CLI::App& app);

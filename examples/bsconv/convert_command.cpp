@@ -3,6 +3,7 @@
 #include <bsconv/export.hpp>
 #include <bsconv/nn/fuse.hpp>
 #include <bsconv/pretrained/classifier.hpp>
+#include <bsconv/train/settings.hpp>
 #include <bsconv/weights.hpp>
 #include <bsconv/zoo.hpp>
 
@@ -33,6 +34,8 @@ struct ConvertArguments {
   std::vector<std::string> rename;
   std::string architecture;
   bool fold = false;
+  std::string dtype;
+  std::vector<int64_t> input;
   int64_t opset = 0;
 };
 
@@ -68,6 +71,24 @@ StateDict renamed(StateDict state, const std::vector<std::string>& rules) {
   return state;
 }
 
+// `state` with its floating-point numbers as the type that `--dtype` names.
+StateDict with_dtype(const StateDict& state, const std::string& name) {
+  const auto dtype = parse_dtype(name);
+  StateDict result;
+  for (const auto& item : state) {
+    auto value = item.value().detach();
+    if (torch::isFloatingType(value.scalar_type())) {
+      const auto old = value;
+      value = old.to(dtype);
+      TORCH_CHECK(value.isfinite().all().item<bool>() ||
+                      !old.to(torch::kDouble).isfinite().all().item<bool>(),
+                  "--dtype ", name, ": '", item.key(), "' has numbers that are too large for it");
+    }
+    result.insert(item.key(), value);
+  }
+  return result;
+}
+
 // The name of the model whose weights a file holds: as told, or as the file says.
 std::string architecture_of(const ConvertArguments& arguments,
                             const bsconv::weights::WeightFile& file) {
@@ -96,22 +117,39 @@ void check_label(const ConvertArguments& arguments, const bsconv::weights::Weigh
               arguments.architecture, ":\n", difference.to_string());
 }
 
+// An image, or what `--input` says of it: N or H W.
+torch::Tensor example_image(const ConvertArguments& arguments, int64_t channels, int64_t side) {
+  const auto& given = arguments.input;
+  const bool valid = given.size() <= 2 && std::all_of(given.begin(), given.end(), [](int64_t size) {
+                       return size >= 1 && size <= max_image_size;
+                     });
+  if (!valid) {
+    throw UsageError(c10::str("--input takes N or HxW, from 1 to ", max_image_size, ", got ",
+                              bsconv::train::detail::value_text(given)));
+  }
+  return torch::zeros(
+      {1, channels, given.empty() ? side : given.front(), given.empty() ? side : given.back()});
+}
+
 void export_model(const ConvertArguments& arguments, const bsconv::weights::WeightFile& file) {
   const auto architecture = architecture_of(arguments, file);
   const auto model = make_model(architecture, file, arguments.from);
   auto metadata = bsconv::OnnxExportOptions::Metadata(file.metadata.begin(), file.metadata.end());
-  metadata.erase(std::remove_if(metadata.begin(), metadata.end(),
-                                [](const auto& item) { return item.first == "architecture"; }),
-                 metadata.end());
+  const auto class_names = class_names_of(file, arguments.from);
+  const auto is_written_anew = [&](const auto& item) {
+    return item.first == "architecture" || (item.first == "class_names" && !class_names.empty());
+  };
+  metadata.erase(std::remove_if(metadata.begin(), metadata.end(), is_written_anew), metadata.end());
   metadata.emplace_back("architecture", architecture);
-  const int64_t side = input_size(architecture);
   const auto example =
-      torch::zeros({1, bsconv::in_channels_of(file.tensors, arguments.from.native()), side, side});
+      example_image(arguments, bsconv::in_channels_of(file.tensors, arguments.from.native()),
+                    image_size(architecture, file.metadata));
   const auto written = bsconv::export_onnx(model, example, arguments.to,
                                            bsconv::OnnxExportOptions()
                                                .opset(arguments.opset > 0 ? arguments.opset : 17)
                                                .fold_batch_norms(arguments.fold)
                                                .model_name(architecture)
+                                               .class_names(class_names)
                                                .metadata(metadata));
   std::cout << "Wrote " << written.nodes.size() << " nodes and " << written.initializers.size()
             << " tensors to " << arguments.to.native() << '\n';
@@ -124,6 +162,13 @@ void convert(const ConvertArguments& arguments) {
     if (arguments.opset > 0) {
       throw UsageError("--opset is for .onnx, got '" + arguments.to.native() + "'");
     }
+    if (!arguments.input.empty()) {
+      throw UsageError(c10::str("--input is for .onnx, got '", arguments.to.native(), "'"));
+    }
+  } else if (!arguments.dtype.empty()) {
+    throw UsageError(
+        c10::str("--dtype is for files of weights; models are exported in float32, got '",
+                 arguments.to.native(), "'"));
   }
   auto file = load_model_weights(arguments.from, arguments.key);
   file.tensors = stripped(std::move(file.tensors), arguments.strip);
@@ -148,6 +193,9 @@ void convert(const ConvertArguments& arguments) {
       check_label(arguments, file);
     }
     file.metadata["architecture"] = arguments.architecture;
+  }
+  if (!arguments.dtype.empty()) {
+    file.tensors = with_dtype(file.tensors, arguments.dtype);
   }
   bsconv::weights::save_weights(arguments.to, file.tensors, file.metadata);
   std::cout << "Wrote " << file.tensors.size() << " tensors to " << arguments.to.native() << '\n';
@@ -186,6 +234,15 @@ void add_convert_command(CLI::App& app) {
   command->add_flag(
       "--fold", arguments->fold,
       "Fold batch normalizations: those in BSConv layers, or all that can be for .onnx");
+  command
+      ->add_option("--dtype", arguments->dtype,
+                   "The type of floating-point numbers, not for .onnx [as they are]")
+      ->check(CLI::IsMember({"f32", "f16", "bf16"}));
+  command
+      ->add_option("--input", arguments->input,
+                   "The image size of an ONNX file: N or HxW [what the model was trained on]")
+      ->delimiter('x')
+      ->allow_extra_args(false);
   command->add_option("--opset", arguments->opset, "The operator set of an ONNX file [17]")
       ->transform(whole_number(17, 21));
   command->callback([arguments] { convert(*arguments); });

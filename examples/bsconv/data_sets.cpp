@@ -33,7 +33,9 @@ ImageSet in_memory(const DataRequest& request, data::ImageDataset dataset, data:
   if (request.side != 32) {
     const auto side = std::to_string(request.side);
     throw UsageError("the model takes images of " + side + " x " + side + " pixels, those of " +
-                     request.dataset + " are 32 x 32; choose a name that starts with cifar_");
+                     request.dataset +
+                     " are 32 x 32; choose a name that starts with cifar_, or train with "
+                     "--image-size 32");
   }
   auto options = loader_options(request, split);
   if (split == data::Split::train) {
@@ -167,6 +169,20 @@ const std::vector<std::string>& dataset_names() {
     return result;
   }();
   return names;
+}
+
+bool is_embedded(const std::string& dataset) {
+  const auto* known = find_data_set(dataset);
+  return known != nullptr && known->is_embedded;
+}
+
+std::vector<std::string> fixed_class_names(const std::string& dataset) {
+  if (!is_embedded(dataset)) {
+    return {};
+  }
+  DataRequest request;
+  request.dataset = dataset;
+  return open_test_images(request).class_names;
 }
 
 ImageSet open_training_images(const DataRequest& request) {

@@ -16,6 +16,12 @@ namespace bsconv_program {
 /// The data sets `--dataset` knows.
 const std::vector<std::string>& dataset_names();
 
+/// Whether `dataset` comes with the program.
+bool is_embedded(const std::string& dataset);
+
+/// The names of the classes of `dataset` where no files are needed to know them; else empty.
+std::vector<std::string> fixed_class_names(const std::string& dataset);
+
 /// Which images are wanted, and how.
 struct DataRequest {
   /// One of `dataset_names()`.

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 #include <bsconv/data/class_names.hpp>
+#include <bsconv/nn/convert.hpp>
 #include <bsconv/train/choices.hpp>
 #include <bsconv/train/evaluate.hpp>
-#include <bsconv/train/learner.hpp>
 #include <bsconv/train/progress.hpp>
+#include <bsconv/util/text.hpp>
 
 #include <filesystem>
 #include <iostream>
@@ -35,19 +36,20 @@ struct EvaluateFlags {
 };
 
 /// Prints one line of JSON: accuracies in percent, as on a model's card; null what was not
-/// measured.
+/// measured or is not known.
 void print_sums(const TrainedModel& trained, const std::string& dataset,
                 const bsconv::train::MetricSums& sums) {
   const auto mean = sums.mean();
-  print_json({{"model", trained.origin},
-              {"architecture", trained.info.architecture},
-              {"epoch", trained.epoch},
-              {"averaged", trained.averaged},
-              {"dataset", dataset},
-              {"images", sums.examples},
-              {"loss", mean.loss},
-              {"top1", 100 * mean.accuracy},
-              {"top5", 100 * mean.accuracy_top5}});
+  print_json(
+      {{"model", trained.origin},
+       {"architecture", trained.info.architecture},
+       {"epoch", trained.epoch ? nlohmann::ordered_json(*trained.epoch) : nlohmann::ordered_json()},
+       {"averaged", trained.averaged},
+       {"dataset", dataset},
+       {"images", sums.examples},
+       {"loss", mean.loss},
+       {"top1", 100 * mean.accuracy},
+       {"top5", 100 * mean.accuracy_top5}});
 }
 
 /// The precision of the flag; without it, the one that was trained in.
@@ -64,9 +66,14 @@ void evaluate(const EvaluateFlags& flags) {
   auto& model = trained.model;
   const auto& info = trained.info;
   const auto dataset_name = flags.dataset.empty() ? info.dataset : flags.dataset;
-  const auto test = open_test_images({dataset_name, flags.data_root, input_size(info.architecture),
-                                      flags.batch_size, trained.options.seed(), device,
-                                      broken_images(flags.broken_images)});
+  if (dataset_name.empty()) {
+    throw UsageError(c10::str("--dataset is required, as '", trained.origin,
+                              "' doesn't tell what it was trained on; known are ",
+                              bsconv::detail::join(dataset_names(), ", ")));
+  }
+  const auto test =
+      open_test_images({dataset_name, flags.data_root, trained.image_size, flags.batch_size,
+                        trained.options.seed(), device, broken_images(flags.broken_images)});
   TORCH_CHECK(static_cast<int64_t>(test.class_names.size()) == info.num_classes(), "the model of '",
               trained.origin, "' has ", info.num_classes(), " classes, ", dataset_name, " has ",
               test.class_names.size());
@@ -76,7 +83,7 @@ void evaluate(const EvaluateFlags& flags) {
               << " as the model has it; its logits are taken in the order of the data set\n";
   }
   if (flags.channels_last) {
-    bsconv::train::Learner::use_channels_last(*model);
+    bsconv::detail::use_channels_last(*model);
   }
   const bool as_json = flags.format == "json";
   const auto sums = bsconv::train::evaluate(
@@ -94,8 +101,11 @@ void evaluate(const EvaluateFlags& flags) {
     report_broken_images(std::cerr, {&test});
     return;
   }
-  std::cout << info.architecture << ", epoch " << trained.epoch
-            << (trained.averaged ? ", averaged weights" : "") << ", on " << sums.examples
+  std::cout << info.architecture;
+  if (trained.epoch) {
+    std::cout << ", epoch " << *trained.epoch;
+  }
+  std::cout << (trained.averaged ? ", averaged weights" : "") << ", on " << sums.examples
             << " test images of " << dataset_name << ": " << to_string(sums.mean()) << '\n';
   report_broken_images(std::cout, {&test});
 }
@@ -116,6 +126,7 @@ void add_evaluate_command(CLI::App& app) {
   command->add_option("--workers", flags->workers, "Threads that make batches ahead")
       ->transform(whole_number(0))
       ->capture_default_str();
+  add_threads_option(*command);
   command
       ->add_option("--precision", flags->precision,
                    "f32, bf16 or fp16; default: what it was trained in")

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
+#include <bsconv/data/class_names.hpp>
 #include <bsconv/data/prepared_image.hpp>
 
 #include <algorithm>
@@ -23,6 +24,7 @@ namespace {
 struct PredictFlags {
   std::vector<std::filesystem::path> images;
   TrainedModelFlags trained;
+  std::string dataset;
   std::string device = "cpu";
   int64_t top = 5;
   std::string format = "table";
@@ -54,10 +56,30 @@ void print_line(const std::string& file, const std::string& model, const Predict
   print_json(row);
 }
 
+/// Has the images prepared as those of `dataset`, whose classes give the names that the file of the
+/// weights doesn't tell.
+void use_data_set(TrainedModel& trained, const std::string& dataset) {
+  auto& info = trained.info;
+  info.dataset = dataset;
+  const auto names = fixed_class_names(dataset);
+  if (names.empty() || info.class_names != bsconv::data::numbered_class_names(info.num_classes())) {
+    return;
+  }
+  TORCH_CHECK(names.size() == info.class_names.size(), "the model of '", trained.origin, "' has ",
+              info.class_names.size(), " classes, ", dataset, " has ", names.size());
+  info.class_names = names;
+}
+
 void predict(const PredictFlags& flags) {
+  if (!flags.dataset.empty() && flags.trained.weights.empty()) {
+    throw UsageError("--dataset is for --weights; a checkpoint and a trained model tell their own");
+  }
   const auto device = parse_device(flags.device);
   auto trained = load_trained_model(flags.trained, device);
-  const auto geometry = test_geometry(trained.info.dataset, input_size(trained.info.architecture));
+  if (!flags.dataset.empty()) {
+    use_data_set(trained, flags.dataset);
+  }
+  const auto geometry = test_geometry(trained.info.dataset, trained.image_size);
   const auto channels = trained.info.in_channels;
   TORCH_CHECK(channels == 1 || channels == 3, "the model of '", trained.origin,
               "' takes images of ", channels, " channels; image files have 1 or 3");
@@ -96,6 +118,11 @@ void add_predict_command(CLI::App& app) {
   const auto flags = std::make_shared<PredictFlags>();
   command->add_option("images", flags->images, "Image files")->required();
   add_trained_model_flags(*command, flags->trained);
+  command
+      ->add_option("--dataset", flags->dataset,
+                   "With --weights: the data set as whose images these are prepared; default: what "
+                   "the file tells")
+      ->check(CLI::IsMember(dataset_names()));
   command->add_option("--top", flags->top, "How many classes to print for each image")
       ->transform(whole_number(1))
       ->capture_default_str();

@@ -69,10 +69,7 @@ void run_profile(const ProfileArguments& arguments) {
     throw UsageError("--human is for people; --format csv has whole numbers");
   }
   const auto shape = input_shape(arguments);
-  // As in the published tables: 100 classes for the CIFAR models, 1000 for the others.
-  const int64_t classes = arguments.classes != 0             ? arguments.classes
-                          : input_size(arguments.name) == 32 ? 100
-                                                             : 1000;
+  const int64_t classes = classes_or_default(arguments.classes, arguments.name);
   const auto device = parse_device(arguments.device);
   auto model = make_model(arguments.name, classes, shape[1]);
   model->to(device);
@@ -90,7 +87,7 @@ void run_profile(const ProfileArguments& arguments) {
     table.depth(arguments.depth);
   }
   if (arguments.format == "json") {
-    std::cout << bsconv::to_json(profile, arguments.name).dump() << '\n';
+    print_json(bsconv::to_json(profile, arguments.name));
   } else if (arguments.format == "csv") {
     std::cout << bsconv::to_csv(profile, table);
   } else if (arguments.format == "markdown") {

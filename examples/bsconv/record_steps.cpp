@@ -14,8 +14,10 @@ namespace bsconv_program {
 
 bool record_steps(bsconv::train::Trainer& trainer) {
 #ifdef BSCONV_HAS_CUDA
-  return trainer.options().device().is_cuda() && bsconv::fused_training_enabled() &&
-         trainer.learner().use(std::make_shared<bsconv::cuda::StepGraph>());
+  if (trainer.options().device().is_cuda() && bsconv::fused_training_enabled()) {
+    trainer.recorder(std::make_shared<bsconv::cuda::StepGraph>());
+  }
+  return trainer.is_recording();
 #else
   (void)trainer;
   return false;

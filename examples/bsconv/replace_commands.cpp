@@ -45,8 +45,11 @@ struct LoadedModel {
   bsconv::Layer model{nullptr};
   int64_t classes = 0;
   int64_t in_channels = 3;
-  // Of the run; unknown from a weight file.
+  // What it was trained on; empty: unknown.
   std::string dataset;
+  int64_t image_size = 0;
+  // What a file of its weights tells.
+  std::map<std::string, std::string> metadata;
 };
 
 LoadedModel load(const LoadedModelArguments& arguments) {
@@ -56,11 +59,15 @@ LoadedModel load(const LoadedModelArguments& arguments) {
   }
   LoadedModel loaded;
   if (from_run) {
-    const auto trained = load_trained_model({arguments.checkpoint, ""}, torch::kCPU);
+    TrainedModelFlags flags;
+    flags.checkpoint = arguments.checkpoint;
+    const auto trained = load_trained_model(flags, torch::kCPU);
     loaded.name = trained.info.architecture;
     loaded.classes = trained.info.num_classes();
     loaded.in_channels = trained.info.in_channels;
     loaded.dataset = trained.info.dataset;
+    loaded.image_size = trained.image_size;
+    loaded.metadata = metadata_of(trained.info);
     loaded.model = trained.model;
     return loaded;
   }
@@ -69,6 +76,15 @@ LoadedModel load(const LoadedModelArguments& arguments) {
   loaded.classes = bsconv::num_classes_of(file.tensors, arguments.weights.native());
   loaded.in_channels = bsconv::in_channels_of(file.tensors, arguments.weights.native());
   loaded.model = make_model(loaded.name, file, arguments.weights);
+  loaded.image_size = image_size(loaded.name, file.metadata);
+  for (const char* key : {"dataset", "class_names", "image_size"}) {
+    if (const auto told = file.metadata.find(key); told != file.metadata.end()) {
+      loaded.metadata.insert(*told);
+    }
+  }
+  if (const auto told = loaded.metadata.find("dataset"); told != loaded.metadata.end()) {
+    loaded.dataset = told->second;
+  }
   return loaded;
 }
 
@@ -127,9 +143,27 @@ std::vector<torch::Tensor> calibration_batches(const ReplaceArguments& arguments
   return batches;
 }
 
+// Training images for the new weights or, whatever those come from, for the statistics of batch
+// normalizations; none where no data set is at hand.
+std::vector<torch::Tensor> images_at_hand(const ReplaceArguments& arguments,
+                                          const LoadedModel& loaded) {
+  const auto dataset = arguments.dataset.empty() ? loaded.dataset : arguments.dataset;
+  const bool wanted = arguments.initialization == "data" || !arguments.dataset.empty() ||
+                      !arguments.data_root.empty() || arguments.calibration_images > 0;
+  if (wanted && dataset.empty()) {
+    throw UsageError(
+        "--initialization data, --data-root and --calibration-images need --dataset, the images to "
+        "calibrate with");
+  }
+  if (!wanted && !is_embedded(dataset)) {
+    return {};
+  }
+  return calibration_batches(arguments, dataset, loaded.classes, loaded.image_size);
+}
+
 template <class Options>
 Options with_arguments(Options options, const ReplaceArguments& arguments,
-                       const LoadedModel& loaded) {
+                       const LoadedModel& loaded, const std::vector<torch::Tensor>& batches) {
   options.terms(arguments.terms)
       .explained_variance(arguments.explained_variance)
       .min_explained_variance(arguments.min_explained_variance);
@@ -139,35 +173,24 @@ Options with_arguments(Options options, const ReplaceArguments& arguments,
   if (arguments.initialization == "svd") {
     return options.initialization(bsconv::Initialization::svd);
   }
-  const auto dataset = arguments.dataset.empty() ? loaded.dataset : arguments.dataset;
-  if (dataset.empty()) {
-    throw UsageError("--initialization data needs --dataset, the images to calibrate with");
-  }
-  return options.initialization(bsconv::Initialization::data)
-      .calibration({loaded.model, calibration_batches(arguments, dataset, loaded.classes,
-                                                      input_size(loaded.name))});
+  return options.initialization(bsconv::Initialization::data).calibration({loaded.model, batches});
 }
 
 bsconv::ReplacementReport replace_layers(LoadedModel& loaded, const bsconv::ModelName& name,
-                                         const ReplaceArguments& arguments) {
+                                         const ReplaceArguments& arguments,
+                                         const std::vector<torch::Tensor>& batches) {
   if (name.variant == bsconv::ModelVariant::bsconvu) {
     return bsconv::replace_with_bsconv_u(
-        *loaded.model, with_arguments(bsconv::BSConvUReplacementOptions(), arguments, loaded));
+        *loaded.model,
+        with_arguments(bsconv::BSConvUReplacementOptions(), arguments, loaded, batches));
   }
   return bsconv::replace_with_bsconv_s(
       *loaded.model,
       with_arguments(bsconv::BSConvSReplacementOptions().p(name.p.value()).with_bn(true), arguments,
-                     loaded));
+                     loaded, batches));
 }
 
 void replace(const ReplaceArguments& arguments) {
-  const bool calibrated = arguments.initialization == "data";
-  if (!calibrated && (!arguments.data_root.empty() || !arguments.dataset.empty() ||
-                      arguments.calibration_images > 0)) {
-    throw UsageError(
-        "--data-root, --dataset and --calibration-images are for --initialization data, got " +
-        arguments.initialization);
-  }
   bsconv::weights::format_of_name(arguments.out);
   auto loaded = load(arguments.trained);
   std::string target = loaded.name;
@@ -185,20 +208,26 @@ void replace(const ReplaceArguments& arguments) {
     throw UsageError("replace: the variants of MobileNets are other architectures; '" + target +
                      "' can't be made of '" + loaded.name + "'");
   }
-  const auto report = replace_layers(loaded, name, arguments);
+  const auto batches = images_at_hand(arguments, loaded);
+  const auto report = replace_layers(loaded, name, arguments, batches);
+  // By samples, they are estimated with the weights.
+  if (report.replaced() > 0 && !batches.empty() && arguments.initialization != "data") {
+    bsconv::estimate_batch_norm_statistics(loaded.model, batches);
+  }
   const auto state = bsconv::weights::state_dict(*loaded.model);
   // Without sums and floors it is what the name's model reads.
   const bool named = bsconv::weights::compare_state_dict(
                          *make_model(target, loaded.classes, loaded.in_channels), state)
                          .empty();
-  std::map<std::string, std::string> metadata = {{"architecture", named ? target : loaded.name}};
+  auto metadata = loaded.metadata;
+  metadata["architecture"] = named ? target : loaded.name;
   if (!named && report.replaced() > 0) {
     metadata["replacement"] = report.to_string(2);
   }
   bsconv::weights::save_weights(arguments.out, state, metadata);
   const char* advice = report.replaced() == 0 ? ". Nothing was replaced.\n"
-                       : calibrated
-                           ? ".\n"
+                       : !batches.empty()
+                           ? ", with new statistics of its batch normalizations.\n"
                            : ". Its batch normalizations need new statistics: train it on.\n";
   std::cout << report << "Wrote the weights of a " << (named ? target : loaded.name)
             << (named || report.replaced() == 0 ? "" : " with these replacements") << " to "
@@ -236,11 +265,12 @@ void add_replace_command(CLI::App& app) {
   command->add_option("--data-root", arguments->data_root, "Directory of the data set's files");
   command
       ->add_option("--dataset", arguments->dataset,
-                   "Data set to calibrate with; default: the checkpoint's")
+                   "Data set to calibrate with, and to estimate the statistics of batch "
+                   "normalizations with; default: what the model was trained on")
       ->check(CLI::IsMember(dataset_names()));
   command
       ->add_option("--calibration-images", arguments->calibration_images,
-                   "How many training images to calibrate with [512]")
+                   "How many training images to take for that [512]")
       ->transform(whole_number(1));
   command
       ->add_option("--terms", arguments->terms,

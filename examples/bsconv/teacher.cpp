@@ -11,21 +11,27 @@
 #include <filesystem>
 #include <system_error>
 
+#include "common.hpp"
 #include "trained_model.hpp"
 
 namespace bsconv_program {
+namespace {
+
+TrainedModel load_teacher(const std::string& name, torch::Device device) {
+  std::error_code error;
+  if (!std::filesystem::exists(name, error)) {
+    return load_pretrained_model(name, device);
+  }
+  const auto path = in_directory(name, "best.safetensors");
+  return trained_model_of(bsconv::train::load_checkpoint(path), path, device);
+}
+
+}  // namespace
 
 bsconv::train::ForwardFunction make_teacher(const std::string& name,
                                             const bsconv::train::RunInfo& info, int64_t side,
                                             torch::Device device) {
-  TrainedModelFlags flags;
-  std::error_code error;
-  if (std::filesystem::exists(name, error)) {
-    flags.checkpoint = name;
-  } else {
-    flags.pretrained = name;
-  }
-  const auto trained = load_trained_model(flags, device);
+  const auto trained = load_teacher(name, device);
   const auto classes = bsconv::data::class_difference(trained.info.class_names, info.class_names);
   TORCH_CHECK(classes.empty(), "the teacher '", trained.origin, "' was trained on ",
               trained.info.dataset, " and knows other classes than ", info.dataset, ": ", classes);

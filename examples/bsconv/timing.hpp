@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 #pragma once
 
+#include <torch/cuda.h>
+#include <torch/types.h>
 #include <bsconv/kernels/table.hpp>
 #include <bsconv/util/parallel.hpp>
 
@@ -15,10 +17,13 @@
 
 namespace bsconv_program {
 
-/// How long `call` takes.
-inline double seconds_of(const std::function<void()>& call) {
+/// How long `call` takes, and what it starts on `device`.
+inline double seconds_of(const std::function<void()>& call, torch::Device device = torch::kCPU) {
   const auto start = std::chrono::steady_clock::now();
   call();
+  if (device.is_cuda()) {
+    torch::cuda::synchronize(device.index());
+  }
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 

@@ -1,16 +1,15 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 #include "train_plan.hpp"
 
-#include <torch/cuda.h>
 #include <bsconv/train/progress.hpp>
 
 #include <algorithm>
-#include <chrono>
 #include <cstdint>
-#include <functional>
 #include <iomanip>
 #include <sstream>
 #include <vector>
+
+#include "timing.hpp"
 
 namespace bsconv_program {
 namespace {
@@ -24,6 +23,8 @@ class FirstBatches : public BatchSource {
       : source_(source), count_(std::min(count, source.num_batches())) {}
   int64_t num_batches() const override { return count_; }
   int64_t num_examples() const override { return source_.num_examples(); }
+  bsconv::data::Shard shard() const override { return source_.shard(); }
+  torch::Device device() const override { return source_.device(); }
   bsconv::data::Batch get(int64_t epoch, int64_t index) const override {
     return source_.get(epoch, index);
   }
@@ -33,24 +34,15 @@ class FirstBatches : public BatchSource {
   int64_t count_;
 };
 
-double seconds_of(torch::Device device, const std::function<void()>& action) {
-  const auto start = std::chrono::steady_clock::now();
-  action();
-  if (device.is_cuda()) {
-    torch::cuda::synchronize(device.index());
-  }
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
 /// Median seconds of a training step, the making of its batch included.
 double step_seconds(bsconv::train::Trainer& trainer, const BatchSource& training) {
   constexpr int64_t warmup = 1;
   constexpr int64_t timed = 5;
   std::vector<double> times;
   for (int64_t i = 0; i < warmup + timed; ++i) {
-    const auto seconds = seconds_of(trainer.options().device(), [&] {
-      trainer.train_step(training.get(0, i % training.num_batches()));
-    });
+    const auto seconds =
+        seconds_of([&] { trainer.train_step(training.get(0, i % training.num_batches())); },
+                   trainer.options().device());
     if (i >= warmup) {
       times.push_back(seconds);
     }
@@ -71,7 +63,7 @@ std::string describe_plan(bsconv::train::Trainer& trainer, const BatchSource& tr
       options.epochs() / options.eval_every() + (options.epochs() % options.eval_every() > 0);
   const double step = step_seconds(trainer, training);
   const FirstBatches sample(test, 3);
-  const double test_batch = seconds_of(options.device(), [&] { trainer.evaluate(sample); }) /
+  const double test_batch = seconds_of([&] { trainer.evaluate(sample); }, options.device()) /
                             static_cast<double>(sample.num_batches());
   const double epoch_time = step * static_cast<double>(steps);
   const double test_time = test_batch * static_cast<double>(test.num_batches());

@@ -39,6 +39,8 @@ void visit_kept_settings(Settings& settings, Visitor&& visit) {
   visit("random_erasing", settings.random_erasing, "Probability of random erasing");
   visit("mixup", settings.mixup, "alpha of mixup; 0: none");
   visit("cutmix", settings.cutmix, "alpha of CutMix; 0: none; with mixup, one of both a batch");
+  visit("image_size", settings.image_size,
+        "Side of the square images, in training and later; 0: the architecture's own");
   visit("sync_batch_norm", settings.sync_batch_norm,
         "With several processes, batch statistics over all of them");
   visit(
@@ -48,8 +50,9 @@ void visit_kept_settings(Settings& settings, Visitor&& visit) {
   visit(
       "weights", settings.weights,
       "Weights to start from: none, a trained model that comes with the library, a safetensors or "
-      "PyTorch file, or a run's folder for its best checkpoint; a classifier of another number of "
-      "classes starts anew");
+      "PyTorch file, or a run's folder for its best checkpoint; a classifier of other classes "
+      "starts "
+      "anew");
 }
 
 /// The same for those that belong to the machine: checkpoints travel without them.
@@ -94,6 +97,7 @@ void check_program_settings(const TrainSettings& settings) {
   in_range("random_erasing", settings.random_erasing, 1);
   in_range("mixup", settings.mixup, 1000);
   in_range("cutmix", settings.cutmix, 1000);
+  in_range("image_size", static_cast<double>(settings.image_size), max_image_size);
 }
 
 std::string text_of(const std::string& value) { return value; }

@@ -33,6 +33,8 @@ struct TrainSettings {
   double random_erasing = 0;
   double mixup = 0;
   double cutmix = 0;
+  /// 0: that of the architecture.
+  int64_t image_size = 0;
   bool sync_batch_norm = false;
   std::string teacher = "none";
   std::string weights = "none";

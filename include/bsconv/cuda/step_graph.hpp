@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause-Clear
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <exception>
 #include <memory>
 #include <type_traits>
 #include <utility>
@@ -39,9 +41,9 @@ class StepGraph : public train::StepRecorder {
 
   train::StepResult run(const std::vector<torch::Tensor>& inputs, const Step& step) override {
     // The first batch after a resume may be the small last one of an epoch.
-    if (steps_ == 0 || is_larger(inputs.front(), shapes_.front())) {
+    if (steps_ == 0 || is_larger(inputs.front(), layouts_.front())) {
       forget();
-      shapes_ = inputs;
+      layouts_ = std::vector<Layout>(inputs.begin(), inputs.end());
     }
     if (failed_ || !fits(inputs)) {
       return step(inputs);
@@ -74,30 +76,41 @@ class StepGraph : public train::StepRecorder {
   bool is_recorded() const noexcept { return graph_ != nullptr; }
 
  private:
-  static bool is_larger(const torch::Tensor& images, const torch::Tensor& known) {
-    return images.dim() > 0 && known.dim() > 0 && images.size(0) > known.size(0);
+  /// What must stay the same of an input, which a recorded step reads where it lies.
+  struct Layout {
+    /// That of `input`, which may be undefined.
+    explicit Layout(const torch::Tensor& input) : defined(input.defined()) {
+      if (defined) {
+        sizes = input.sizes().vec();
+        strides = input.strides().vec();
+        dtype = input.scalar_type();
+        device = input.device();
+      }
+    }
+
+    bool operator==(const Layout& other) const = default;
+
+    bool defined;
+    std::vector<int64_t> sizes;
+    std::vector<int64_t> strides;
+    torch::Dtype dtype = torch::kFloat;
+    torch::Device device = torch::kCPU;
+  };
+
+  static bool is_larger(const torch::Tensor& images, const Layout& known) {
+    return images.dim() > 0 && !known.sizes.empty() && images.size(0) > known.sizes.front();
   }
 
   bool fits(const std::vector<torch::Tensor>& inputs) const {
-    if (inputs.size() != shapes_.size()) {
-      return false;
-    }
-    for (std::size_t i = 0; i < inputs.size(); ++i) {
-      const auto& known = shapes_[i];
-      if (inputs[i].defined() != known.defined() ||
-          (known.defined() &&
-           (inputs[i].sizes() != known.sizes() || inputs[i].strides() != known.strides() ||
-            inputs[i].scalar_type() != known.scalar_type()))) {
-        return false;
-      }
-    }
-    return true;
+    return std::equal(
+        inputs.begin(), inputs.end(), layouts_.begin(), layouts_.end(),
+        [](const torch::Tensor& input, const Layout& known) { return Layout(input) == known; });
   }
 
   /// Runs `action` on the stream that recording takes place on, in its turn.
   template <class Action>
   std::invoke_result_t<Action> beside(Action&& action) {
-    const auto device = shapes_.front().device();
+    const auto device = layouts_.front().device;
     const c10::cuda::CUDAGuard on_device(device);
     const auto current = c10::cuda::getCurrentCUDAStream(device.index());
     if (stream_ == nullptr) {
@@ -166,7 +179,7 @@ class StepGraph : public train::StepRecorder {
   int64_t warm_up_;
   int64_t steps_ = 0;
   bool failed_ = false;
-  std::vector<torch::Tensor> shapes_;
+  std::vector<Layout> layouts_;
   std::vector<torch::Tensor> inputs_;
   train::StepResult result_;
   std::unique_ptr<RecordingStream> stream_;

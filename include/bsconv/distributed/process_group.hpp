@@ -13,6 +13,8 @@
 #include <utility>
 #include <vector>
 
+#include <c10/util/Exception.h>
+#include <c10/util/StringUtil.h>
 #include <torch/types.h>
 
 // LibTorch has Gloo inside, but declares it only to those who have Gloo's headers and say so.
@@ -149,13 +151,21 @@ class ProcessGroup : public train::Communicator {
 
   void backward(const torch::Tensor& loss, bool average) override {
     TORCH_CHECK(reducer_ != nullptr, "average_gradients must come before backward");
-    together("the backward pass", [&] {
-      if (average) {
+    constexpr auto what = "the backward pass";
+    if (average) {
+      together(what, [&] {
         reducer_->rebuild_buckets();
         reducer_->prepare_for_backward({loss});
-      }
+      });
+    }
+    try {
       loss.backward();
-    });
+    } catch (const std::exception& error) {
+      if (is_of_communication(error)) {
+        blame_others(what, error);
+      }
+      throw;
+    }
     if (average && !all_used_) {
       check_all_used();
       all_used_ = true;
@@ -191,14 +201,31 @@ class ProcessGroup : public train::Communicator {
     }
   }
 
+  /// Which process this is, to begin a message with.
+  std::string here() const { return c10::str("process ", rank(), " of ", world_size(), ": "); }
+
+  // The reducer sends in the middle of the backward pass, whose errors may be the model's own.
+  // Those of c10d and NCCL tell by their type, those of Gloo by the path of its source.
+  bool is_of_communication(const std::exception& error) const {
+    const auto text = first_line(error);
+    // What `together` threw in there says all.
+    return !text.starts_with(here()) &&
+           (dynamic_cast<const c10::DistError*>(&error) != nullptr ||
+            text.find("gloo") != std::string::npos || text.find("NCCL") != std::string::npos);
+  }
+
+  void blame_others(const char* what, const std::exception& error) const {
+    TORCH_CHECK(false, here(), what,
+                " failed, most likely because another process has ended or does not answer: ",
+                first_line(error));
+  }
+
   template <class Action>
   void together(const char* what, Action&& action) const {
     try {
       action();
     } catch (const std::exception& error) {
-      TORCH_CHECK(false, "process ", rank(), " of ", world_size(), ": ", what,
-                  " failed, most likely because another process has ended or does not answer: ",
-                  first_line(error));
+      blame_others(what, error);
     }
   }
 

@@ -18,6 +18,7 @@
 #include <bsconv/util/json_value.hpp>
 #include <bsconv/weights/safetensors.hpp>
 #include <bsconv/weights/state_dict.hpp>
+#include <bsconv/weights/weight_format.hpp>
 
 namespace bsconv::train {
 
@@ -57,6 +58,15 @@ inline void check_texts(const RunInfo& info) {
   }
 }
 
+/// Whether the file at `path` is one that Python's `torch.save` writes.
+inline bool is_pytorch_file(const std::filesystem::path& path) {
+  try {
+    return weights::weight_format(path) == weights::WeightFormat::pth;
+  } catch (const c10::Error&) {
+    return false;
+  }
+}
+
 }  // namespace detail
 
 /// Writes a checkpoint, complete or not at all, as a safetensors file: tensors named
@@ -87,8 +97,10 @@ inline bool is_checkpoint(const std::map<std::string, std::string>& metadata) {
 /// Reads what `save_checkpoint` wrote. Throws `c10::Error` with the path if the file is damaged,
 /// is no checkpoint, or is of another version.
 inline Checkpoint load_checkpoint(const std::filesystem::path& path) {
-  auto file = weights::load_safetensors(path);
   const std::string origin = "checkpoint '" + path.native() + "'";
+  TORCH_CHECK(!detail::is_pytorch_file(path), origin,
+              " is a PyTorch weight file, not a checkpoint");
+  auto file = weights::load_safetensors(path);
   TORCH_CHECK(is_checkpoint(file.metadata), origin,
               " is a safetensors file, but not a bsconv checkpoint");
   TORCH_CHECK(file.metadata["version"] == std::to_string(detail::checkpoint_version), origin,

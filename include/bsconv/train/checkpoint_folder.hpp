@@ -9,6 +9,7 @@
 #include <string_view>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 #include <c10/util/Exception.h>
 #include <torch/types.h>
@@ -57,6 +58,42 @@ class CheckpointFolder {
     const weights::AtomicFile probe(folder_ / "last.safetensors");
   }
 
+  /// Whether the folder holds the last checkpoint of a run that this one neither is nor goes on
+  /// from.
+  bool holds_another_run() const {
+    std::error_code error;
+    return !folder_.empty() && !resumed_ && last_good_.empty() &&
+           std::filesystem::exists(folder_ / "last.safetensors", error);
+  }
+
+  /// Throws `c10::Error` if `holds_another_run`.
+  void check_is_free() const {
+    TORCH_CHECK(!holds_another_run(), "'", folder_.native(),
+                "' holds a run; resume_from its last.safetensors, choose another output_dir, or "
+                "set overwrite");
+  }
+
+  /// Removes the checkpoints and the metrics of the other run if `holds_another_run`. Throws
+  /// `c10::Error` if one can't be removed.
+  void remove_another_run() const {
+    if (!holds_another_run()) {
+      return;
+    }
+    std::vector<std::filesystem::path> old;
+    std::error_code error;
+    for (const auto& entry : std::filesystem::directory_iterator(folder_, error)) {
+      if (is_of_a_run(entry.path().filename().native())) {
+        old.push_back(entry.path());
+      }
+    }
+    // The one that tells that there is a run goes last.
+    old.push_back(folder_ / "last.safetensors");
+    for (const auto& path : old) {
+      std::filesystem::remove(path, error);
+      TORCH_CHECK(!error, "cannot remove '", path.native(), "': ", error.message());
+    }
+  }
+
   /// Writes `state` as `name`; returns its path, empty without a folder. Throws `c10::Error`, and
   /// writes nothing, if one of its numbers is not finite.
   std::filesystem::path write(const std::string& name, const Checkpoint& state) {
@@ -86,7 +123,7 @@ class CheckpointFolder {
     if (found == epoch) {
       return;
     }
-    const auto aside = folder_ / ("best-of-" + numbered_checkpoint_name(found));
+    const auto aside = folder_ / (std::string(aside_prefix) + numbered_checkpoint_name(found));
     std::filesystem::rename(best, aside, error);
     TORCH_CHECK(!error, "cannot rename '", best.native(), "' to '", aside.native(),
                 "': ", error.message());
@@ -123,6 +160,16 @@ class CheckpointFolder {
   }
 
  private:
+  /// What the name of a best checkpoint that was set aside begins with.
+  static constexpr std::string_view aside_prefix = "best-of-";
+
+  /// Whether a file of that name, other than the last checkpoint, is one that a run leaves.
+  static bool is_of_a_run(const std::string& name) {
+    return name == "best.safetensors" || name == "metrics.csv" || numbered_checkpoint_epoch(name) ||
+           (name.starts_with(aside_prefix) &&
+            numbered_checkpoint_epoch(name.substr(aside_prefix.size())));
+  }
+
   void check_finite(const Checkpoint& state) const {
     for (const auto* part : {&state.model, &state.momentum, &state.adamw, &state.ema}) {
       for (const auto& item : *part) {

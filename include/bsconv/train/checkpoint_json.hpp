@@ -51,6 +51,24 @@ inline Metrics metrics_from_json(const nlohmann::json& json) {
   return metrics;
 }
 
+inline nlohmann::json to_json(const MetricSums& sums) {
+  nlohmann::json json;
+  MetricSums::visit_fields([&](const char* name, auto field) { json[name] = sums.*field; });
+  return json;
+}
+
+inline MetricSums sums_from_json(const nlohmann::json& json) {
+  MetricSums sums;
+  MetricSums::visit_fields([&](const char* name, auto field) {
+    if constexpr (std::is_integral_v<std::remove_reference_t<decltype(sums.*field)>>) {
+      sums.*field = integer_or_zero(json, name);
+    } else {
+      sums.*field = json.contains(name) ? number(json.at(name)) : 0.0;
+    }
+  });
+  return sums;
+}
+
 inline nlohmann::json to_json(const EpochSummary& row) {
   return {{"epoch", row.epoch},
           {"epochs", row.epochs},
@@ -111,7 +129,6 @@ inline nlohmann::json to_json(const Checkpoint& checkpoint) {
   for (const auto& row : checkpoint.history) {
     history.push_back(to_json(row));
   }
-  const auto& partial = checkpoint.partial;
   return {
       {"architecture", checkpoint.info.architecture},
       {"dataset", checkpoint.info.dataset},
@@ -124,16 +141,8 @@ inline nlohmann::json to_json(const Checkpoint& checkpoint) {
       {"step", checkpoint.step},
       {"steps", checkpoint.steps},
       {"ema_updates", checkpoint.ema_updates},
-      {"partial",
-       {{"loss", partial.loss},
-        {"cross_entropy", partial.cross_entropy},
-        {"regularization", partial.regularization},
-        {"correct", partial.correct},
-        {"examples", partial.examples},
-        {"correct_top5", partial.correct_top5},
-        {"examples_top5", partial.examples_top5},
-        {"distillation", partial.distillation},
-        {"examples_distilled", partial.examples_distilled}}},
+      {"partial", to_json(checkpoint.partial)},
+      {"seconds", checkpoint.seconds},
       {"best_accuracy", checkpoint.history.empty() ? 0.0 : checkpoint.history.back().best_accuracy},
       {"history", std::move(history)}};
 }
@@ -149,16 +158,8 @@ inline void from_json(const nlohmann::json& json, Checkpoint& checkpoint) {
   checkpoint.epoch = bsconv::detail::json_value<int64_t>(json.at("epoch"));
   checkpoint.step = bsconv::detail::json_value<int64_t>(json.at("step"));
   checkpoint.steps = integer_or_zero(json, "steps");
-  const auto& partial = json.at("partial");
-  checkpoint.partial.loss = number(partial.at("loss"));
-  checkpoint.partial.cross_entropy = number(partial.at("cross_entropy"));
-  checkpoint.partial.regularization = number(partial.at("regularization"));
-  checkpoint.partial.correct = bsconv::detail::json_value<int64_t>(partial.at("correct"));
-  checkpoint.partial.examples = bsconv::detail::json_value<int64_t>(partial.at("examples"));
-  checkpoint.partial.correct_top5 = integer_or_zero(partial, "correct_top5");
-  checkpoint.partial.examples_top5 = integer_or_zero(partial, "examples_top5");
-  checkpoint.partial.distillation = partial.value("distillation", 0.0);
-  checkpoint.partial.examples_distilled = integer_or_zero(partial, "examples_distilled");
+  checkpoint.partial = sums_from_json(json.at("partial"));
+  checkpoint.seconds = json.contains("seconds") ? number(json.at("seconds")) : 0.0;
   for (const auto& row : json.at("history")) {
     checkpoint.history.push_back(summary_from_json(row));
   }

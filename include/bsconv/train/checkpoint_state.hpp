@@ -35,7 +35,7 @@ struct RunInfo {
 struct Checkpoint {
   /// What is trained on what.
   RunInfo info;
-  /// The settings; `device`, `workers`, `log_interval` and `output_dir` are not kept.
+  /// The settings; `device`, `workers`, `log_interval`, `output_dir` and `overwrite` are not kept.
   TrainOptions options;
   /// Epochs that are finished, their test included.
   int64_t epoch = 0;
@@ -45,6 +45,8 @@ struct Checkpoint {
   int64_t steps = 0;
   /// Sums over these batches.
   MetricSums partial;
+  /// Seconds that these batches took; 0 if unknown.
+  double seconds = 0;
   /// The finished epochs.
   std::vector<EpochSummary> history;
   /// Parameters and buffers.

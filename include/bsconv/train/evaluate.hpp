@@ -22,9 +22,6 @@
 
 namespace bsconv::train {
 
-/// Observers, told in this order.
-using Observers = std::vector<std::shared_ptr<Observer>>;
-
 /// What `evaluate` needs beside the model and the images.
 struct EvaluateOptions {
   /// Where the images go; the model must be there. Default: the CPU.
@@ -49,7 +46,7 @@ struct EvaluateOptions {
 /// told with the epoch numbers of `position`.
 inline MetricSums evaluate(torch::nn::Module& module, const ForwardFunction& forward,
                            const data::BatchSource& source, const EvaluateOptions& options = {},
-                           const Observers& observers = {}, Position position = {}) {
+                           Observers observers = {}, Position position = {}) {
   const torch::NoGradGuard no_grad;
   const bsconv::detail::ModesGuard modes(module);
   module.eval();
@@ -58,9 +55,7 @@ inline MetricSums evaluate(torch::nn::Module& module, const ForwardFunction& for
   position.step = 0;
   position.steps = source.num_batches();
   position.learning_rate = 0;
-  for (const auto& observer : observers) {
-    observer->on_pass_begin(position);
-  }
+  observers.on_pass_begin(position);
   MetricSums sums;
   std::vector<StepResult> pending;
   data::Prefetcher batches(source, /*epoch=*/0, /*first=*/0, options.workers());
@@ -83,14 +78,10 @@ inline MetricSums evaluate(torch::nn::Module& module, const ForwardFunction& for
         sums.add(metrics[i], pending[i].examples);
       }
       pending.clear();
-      for (const auto& observer : observers) {
-        observer->on_step(position, sums);
-      }
+      observers.on_step(position, sums);
     }
   }
-  for (const auto& observer : observers) {
-    observer->on_pass_end(position, sums);
-  }
+  observers.on_pass_end(position, sums);
   return sums;
 }
 

@@ -16,6 +16,7 @@
 
 #include <bsconv/autograd/fused_training.hpp>
 #include <bsconv/data/batch_source.hpp>
+#include <bsconv/nn/convert.hpp>
 #include <bsconv/train/checkpoint_state.hpp>
 #include <bsconv/train/clip_gradients.hpp>
 #include <bsconv/train/communicator.hpp>
@@ -46,7 +47,7 @@ class Learner {
     TORCH_CHECK(forward_, "the trainer needs a forward function");
     module_->to(options_.device());
     if (options_.channels_last()) {
-      use_channels_last(*module_);
+      bsconv::detail::use_channels_last(*module_);
     }
     parameters_ = trainable_parameters(*module_);
     TORCH_CHECK(!parameters_.is_empty(), "the model has no parameter that requires a gradient");
@@ -62,7 +63,7 @@ class Learner {
 
   /// Trains together with other processes from now on: takes over process 0's weights and their
   /// average, and averages gradients.
-  void use(std::shared_ptr<Communicator> communicator) {
+  void join(std::shared_ptr<Communicator> communicator) {
     communicator_ = std::move(communicator);
     recorder_ = nullptr;
     communicator_->average_gradients(parameters_);
@@ -80,26 +81,19 @@ class Learner {
     }
   }
 
-  /// Lays the weights of convolutions [O, I, H, W] in memory with channels last.
-  static void use_channels_last(const torch::nn::Module& module) {
-    const torch::NoGradGuard no_grad;
-    for (auto& parameter : module.parameters()) {
-      if (parameter.dim() == 4) {
-        parameter.set_data(parameter.detach().contiguous(torch::MemoryFormat::ChannelsLast));
-      }
-    }
-  }
-
   /// Lets `recorder` do the steps that it can: those of SGD in `step`, on one process, without a
-  /// gradient scaler or clipping, of dense weights. Returns whether there are such steps.
-  bool use(std::shared_ptr<StepRecorder> recorder) {
+  /// gradient scaler or clipping, of dense weights. `is_recording` tells whether there are such
+  /// steps.
+  void record_with(std::shared_ptr<StepRecorder> recorder) {
     const bool fits = options_.optimizer() == OptimizerType::sgd && !scaler_ &&
                       options_.clip_grad_norm() == 0 && options_.accumulate() == 1 &&
                       communicator_ == nullptr && can_step_at_once();
     recorder_ = fits ? std::move(recorder) : nullptr;
     buffers_ = module_->buffers();
-    return recorder_ != nullptr;
   }
+
+  /// Whether a recorder does the steps.
+  bool is_recording() const noexcept { return recorder_ != nullptr; }
 
   /// Learns from the logits [N, classes] of `teacher` too, which is asked for those of every
   /// batch's images [N, C, H, W], without gradients.

@@ -62,6 +62,21 @@ struct MetricSums {
   /// Images that a teacher was asked about.
   int64_t examples_distilled = 0;
 
+  /// Calls `visit(name, field)` for every field, with its name and a pointer to the member, in one
+  /// order.
+  template <class Visitor>
+  static void visit_fields(Visitor&& visit) {
+    visit("loss", &MetricSums::loss);
+    visit("cross_entropy", &MetricSums::cross_entropy);
+    visit("regularization", &MetricSums::regularization);
+    visit("correct", &MetricSums::correct);
+    visit("examples", &MetricSums::examples);
+    visit("correct_top5", &MetricSums::correct_top5);
+    visit("examples_top5", &MetricSums::examples_top5);
+    visit("distillation", &MetricSums::distillation);
+    visit("examples_distilled", &MetricSums::examples_distilled);
+  }
+
   /// Adds a batch of `count` images with these averages.
   void add(const Metrics& batch, int64_t count) {
     loss += batch.loss * static_cast<double>(count);
@@ -81,15 +96,7 @@ struct MetricSums {
 
   /// Adds the sums over other images.
   MetricSums& operator+=(const MetricSums& other) {
-    loss += other.loss;
-    cross_entropy += other.cross_entropy;
-    regularization += other.regularization;
-    correct += other.correct;
-    examples += other.examples;
-    correct_top5 += other.correct_top5;
-    examples_top5 += other.examples_top5;
-    distillation += other.distillation;
-    examples_distilled += other.examples_distilled;
+    visit_fields([&](const char*, auto field) { this->*field += other.*field; });
     return *this;
   }
 
@@ -186,7 +193,7 @@ struct EpochSummary {
   double best_accuracy = 0;
   /// The epoch, counted from 1, that reached it first.
   int64_t best_epoch = 0;
-  /// Seconds of training and test in this epoch, since the last start or resume.
+  /// Seconds of training and test in this epoch, without what lay between a stop and a resume.
   double seconds = 0;
   /// Training images per second.
   double images_per_second = 0;

@@ -3,6 +3,12 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <initializer_list>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include <c10/util/Exception.h>
 
 #include <bsconv/data/dataset.hpp>
 #include <bsconv/train/metrics.hpp>
@@ -45,6 +51,53 @@ class Observer {
   virtual void on_epoch_end(const EpochSummary& summary) { (void)summary; }
   /// A checkpoint was written.
   virtual void on_checkpoint(const std::filesystem::path& path) { (void)path; }
+};
+
+/// Observers that are told one after the other, in the order they were added.
+class Observers : public Observer {
+ public:
+  Observers() = default;
+  /// Those of `observers`. Throws `c10::Error` if one is null.
+  Observers(std::initializer_list<std::shared_ptr<Observer>> observers) {
+    for (const auto& observer : observers) {
+      add(observer);
+    }
+  }
+
+  /// Adds `observer`. Throws `c10::Error` if it is null.
+  void add(std::shared_ptr<Observer> observer) {
+    TORCH_CHECK(observer != nullptr, "the observer is null");
+    all_.push_back(std::move(observer));
+  }
+
+  void on_pass_begin(const Position& position) override {
+    for (const auto& observer : all_) {
+      observer->on_pass_begin(position);
+    }
+  }
+  void on_step(const Position& position, const MetricSums& so_far) override {
+    for (const auto& observer : all_) {
+      observer->on_step(position, so_far);
+    }
+  }
+  void on_pass_end(const Position& position, const MetricSums& sums) override {
+    for (const auto& observer : all_) {
+      observer->on_pass_end(position, sums);
+    }
+  }
+  void on_epoch_end(const EpochSummary& summary) override {
+    for (const auto& observer : all_) {
+      observer->on_epoch_end(summary);
+    }
+  }
+  void on_checkpoint(const std::filesystem::path& path) override {
+    for (const auto& observer : all_) {
+      observer->on_checkpoint(path);
+    }
+  }
+
+ private:
+  std::vector<std::shared_ptr<Observer>> all_;
 };
 
 }  // namespace bsconv::train

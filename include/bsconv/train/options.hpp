@@ -99,6 +99,9 @@ struct TrainOptions {
   TORCH_ARG(int64_t, log_interval) = 10;
   /// Folder for checkpoints and `metrics.csv`, made if needed. Default: empty, nothing is written.
   TORCH_ARG(std::filesystem::path, output_dir) = {};
+  /// Whether checkpoints and `metrics.csv` of another run are removed from that folder; a folder
+  /// that holds one is refused otherwise. Default: no.
+  TORCH_ARG(bool, overwrite) = false;
 
  public:
   /// Throws `c10::Error` that names the first setting out of its range, its value and the range.

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdint>
 #include <memory>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -31,28 +32,35 @@ class Processes {
     return communicator_ != nullptr ? communicator_->shard() : data::Shard();
   }
 
-  /// Adds what the others have.
-  void sum(MetricSums& sums) const {
+  /// Whether there are no others.
+  bool is_alone() const { return communicator_ == nullptr || communicator_->world_size() == 1; }
+
+  /// Adds what the others have to each of `sums`, of which all have equally many. Returns whether
+  /// `here` holds in any of them. Waits for all, once.
+  bool sum(std::vector<MetricSums>& sums, bool here) const {
     if (communicator_ == nullptr) {
-      return;
+      return here;
     }
-    auto values = torch::tensor(
-        {sums.loss, sums.cross_entropy, sums.regularization, static_cast<double>(sums.correct),
-         static_cast<double>(sums.examples), static_cast<double>(sums.correct_top5),
-         static_cast<double>(sums.examples_top5), sums.distillation,
-         static_cast<double>(sums.examples_distilled)},
-        torch::kDouble);
-    communicator_->sum(values);
-    const auto* value = values.const_data_ptr<double>();
-    sums = {value[0],
-            value[1],
-            value[2],
-            std::llround(value[3]),
-            std::llround(value[4]),
-            std::llround(value[5]),
-            std::llround(value[6]),
-            value[7],
-            std::llround(value[8])};
+    std::vector<double> own;
+    for (const auto& one : sums) {
+      MetricSums::visit_fields(
+          [&](const char*, auto field) { own.push_back(static_cast<double>(one.*field)); });
+    }
+    own.push_back(here ? 1.0 : 0.0);
+    auto all = torch::tensor(own, torch::kDouble);
+    communicator_->sum(all);
+    const auto* value = all.const_data_ptr<double>();
+    for (auto& one : sums) {
+      MetricSums::visit_fields([&](const char*, auto field) {
+        if constexpr (std::is_integral_v<std::remove_reference_t<decltype(one.*field)>>) {
+          one.*field = std::llround(*value);
+        } else {
+          one.*field = *value;
+        }
+        ++value;
+      });
+    }
+    return *value > 0;
   }
 
   /// Whether `here` holds in any of them; waits for all.
