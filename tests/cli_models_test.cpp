@@ -111,8 +111,6 @@ TEST_F(CliModels, MakesATrainedModelOfARun) {
                             "2", "--learning-rate", "0.05", "--seed", "3", "--out", path("run")});
   ASSERT_EQ(trained.code, 0) << trained.output;
   std::filesystem::create_directory(directory / "models");
-  write_file(directory / "results.csv",
-             "dataset,model,accuracy_top1\ndigits," + tiny + ",97\ndigits,cifar_resnet20,98\n");
   const auto refused = [&](const std::string& flag, const std::string& value) {
     const auto result =
         run({"package", "--checkpoint", path("run"), "--out", path("models"), flag, value});
@@ -121,14 +119,9 @@ TEST_F(CliModels, MakesATrainedModelOfARun) {
     return result.output;
   };
   EXPECT_THAT(refused("--hardware", "\xff"), HasSubstr("key 'hardware': a text is not UTF-8"));
-  write_file(directory / "other.csv", "dataset,model,accuracy_top1\ndigits,cifar_resnet20,98\n");
-  EXPECT_THAT(refused("--results", path("other.csv")),
-              HasSubstr("other.csv' has no line of " + tiny + " on digits"));
-  const auto packaged =
-      run({"package", "--checkpoint", path("run"), "--out", path("models"), "--tag", "V2",
-           "--hardware", "a machine", "--commit", "abc", "--results", path("results.csv")});
+  const auto packaged = run({"package", "--checkpoint", path("run"), "--out", path("models"),
+                             "--tag", "V2", "--hardware", "a machine", "--commit", "abc"});
   ASSERT_EQ(packaged.code, 0) << packaged.output;
-  EXPECT_THAT(packaged.output, HasSubstr("1 lines of '"));
 
   const std::vector<std::string> same_name = {"package",      "--checkpoint", path("run"), "--out",
                                               path("models"), "--tag",        "V2"};
@@ -155,9 +148,8 @@ TEST_F(CliModels, MakesATrainedModelOfARun) {
   EXPECT_EQ(card.at("hardware"), "a machine");
   EXPECT_EQ(card.at("settings").at("seed"), "3");
   EXPECT_EQ(card.at("epoch"), 2);
-  const auto results = bsconv::plot::CsvTable::read(directory / "results.csv");
-  EXPECT_NEAR(results.numbers("our_top1")[0], top1, 1e-3);
-  EXPECT_EQ(results.texts("our_top1")[1], "");
+  EXPECT_EQ(card.at("training_images"), "RandomCrop(padding=4)");
+  EXPECT_EQ(card.at("test_images"), "none");
 
   const Environment here = {{"BSCONV_MODELS", path("models")}};
   std::ostringstream accuracy;
@@ -257,6 +249,7 @@ TEST_F(CliModels, OptionsAreChecked) {
       {{"bench", "cifar_resnet20", "--batch", "0x10"}, "--batch: must be a whole number"},
       {{"evaluate", "--pretrained", "cifar_resnet20_bsconv"}, "there is none called"},
       {{"profile", "--input", "32x32"}, "name is required"},
+      {{"evaluate", "--threads", "0"}, "--threads: must be a whole number from 1 to 1024, got '0'"},
   };
   for (const auto& item : cases) {
     const auto result = run(item.arguments);
@@ -283,9 +276,6 @@ TEST_F(CliModels, OptionsThatWouldDoNothingAreRefused) {
        "--key is for PyTorch's files"},
       {{"inspect", "cifar_resnet20_bsconvu.digits", "--key", "state_dict"},
        "--key is for PyTorch's files"},
-      {{"replace", "cifar_resnet20", "--weights", "x", "--by", "bsconvu", "--data-root", "y",
-        "--out", path("a.pth")},
-       "are for --initialization data, got svd"},
   };
   for (const auto& item : cases) {
     const auto result = run(item.arguments);

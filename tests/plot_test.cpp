@@ -169,6 +169,8 @@ TEST(PlotResults, HaveARingWhereThereIsAnAccuracyOfOurs) {
   for (const auto& panel : figure.panels) {
     ASSERT_EQ(panel.series.size(), 3U);
     const auto& rings = panel.series[2];
+    EXPECT_EQ(panel.series[0].label, "baseline");
+    EXPECT_EQ(panel.series[1].label, "BSConv-U, published");
     EXPECT_EQ(rings.label, "BSConv-U, ours");
     EXPECT_EQ(rings.color, panel.series[1].color);
     EXPECT_EQ(rings.marker, bsconv::plot::Marker::ring);
@@ -176,6 +178,20 @@ TEST(PlotResults, HaveARingWhereThereIsAnAccuracyOfOurs) {
   }
   EXPECT_THAT(figure.panels[0].series[2].points, ElementsAre(std::pair(0.05, 64.5)));
   EXPECT_THAT(figure.panels[1].series[2].points, ElementsAre(std::pair(8.0, 64.5)));
+}
+
+TEST(PlotResults, LieAtExactCostsWhereThereAreAny) {
+  const TemporaryDirectory directory;
+  write_file(directory / "a.csv",
+             "table,model,accuracy_top1,params_M,flops_M,params,flops,our_top1\n"
+             "t,a,60,0.03,5.66,33105,5662052,61\nt,b,62,0.04,7.26,,7255396,\n");
+  const auto figure = bsconv::plot::accuracy_by_cost(directory / "a.csv");
+  EXPECT_THAT(figure.panels[0].series.at(0).points,
+              ElementsAre(std::pair(0.033105, 60.0), std::pair(0.04, 62.0)));
+  EXPECT_THAT(figure.panels[1].series.at(0).points,
+              ElementsAre(std::pair(5.662052, 60.0), std::pair(7.255396, 62.0)));
+  EXPECT_THAT(figure.panels[0].series.at(1).points, ElementsAre(std::pair(0.033105, 61.0)));
+  EXPECT_THAT(figure.panels[1].series.at(1).points, ElementsAre(std::pair(5.662052, 61.0)));
 }
 
 TEST(PlotResults, LeaveOutWhatHasNoCost) {
@@ -200,8 +216,8 @@ TEST(PlotResults, HaveASeriesAKindOfConvolution) {
   std::erase_if(series, [](const auto& one) { return one.marker == bsconv::plot::Marker::ring; });
   ASSERT_EQ(series.size(), 3U);
   EXPECT_EQ(series[0].label, "baseline");
-  EXPECT_EQ(series[1].label, "BSConv-U");
-  EXPECT_EQ(series[2].label, "BSConv-S (p=1/4)");
+  EXPECT_EQ(series[1].label, "BSConv-U, published");
+  EXPECT_EQ(series[2].label, "BSConv-S (p=1/4), published");
   EXPECT_EQ(series[0].points.size(), 8U);
   for (std::size_t i = 1; i < series[0].points.size(); ++i) {
     EXPECT_LT(series[0].points[i - 1].first, series[0].points[i].first);
@@ -250,6 +266,8 @@ TEST(PlotSave, DrawsEachSeriesInItsColor) {
   bsconv::plot::save_figure(directory / "a.svg", figure);
   const auto svg = bsconv_test::read_file(directory / "a.svg");
   EXPECT_THAT(svg, HasSubstr("<svg "));
+  EXPECT_LT(svg.find("<svg "), svg.find(">\n<title>A &lt;title&gt; &amp; more</title>"));
+  EXPECT_THAT(svg, HasSubstr(">\n<title>A &lt;title&gt; &amp; more</title>"));
   EXPECT_THAT(svg, HasSubstr("</svg>"));
   EXPECT_THAT(error_of([&] { bsconv::plot::save_figure(directory / "a.pdf", figure); }),
               HasSubstr("valid endings are .svg and .png"));

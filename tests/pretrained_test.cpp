@@ -8,17 +8,28 @@
 #include <bsconv/pretrained.hpp>
 #include <bsconv/profile.hpp>
 #include <bsconv/train/evaluate.hpp>
+#include <bsconv/train/options.hpp>
+#include <bsconv/train/settings.hpp>
+#include <bsconv/util/text.hpp>
 #include <bsconv/version.hpp>
-#include <bsconv/weights/safetensors.hpp>
+#include <bsconv/weights.hpp>
 
+#include <algorithm>
 #include <cmath>
+#include <cstddef>
+#include <cstdint>
 #include <cstdlib>
 #include <filesystem>
 #include <limits>
+#include <map>
 #include <optional>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "support/environment.hpp"
+#include "support/golden.hpp"
+#include "support/python.hpp"
 #include "test_files.hpp"
 
 // Tests are compiled several files at a time.
@@ -123,6 +134,46 @@ TEST_F(PretrainedStore, RefusesADamagedFile) {
   EXPECT_THAT(error_of([&] { create_model(tiny, here()); }), HasSubstr("cannot open '"));
 }
 
+TEST_F(PretrainedStore, GivesThePathOfWeightsThatAreWhole) {
+  const auto card = add("one", 1);
+  const ModelStore store(directory.path());
+  EXPECT_EQ(store.checked_path(card), directory / card.weights);
+  auto other = card;
+  other.sha256.front() = card.sha256.front() == '0' ? '1' : '0';
+  EXPECT_THAT(error_of([&] { (void)store.checked_path(other); }),
+              HasSubstr("trained model '" + card.name + "': '"));
+}
+
+TEST_F(PretrainedStore, RefusesACardThatNamesAnotherModel) {
+  const auto one = add("one", 1);
+  std::filesystem::copy_file(card_path(one), directory / (tiny + ".two.json"));
+  const ModelStore store(directory.path());
+  ASSERT_EQ(store.cards().size(), 1U);
+  EXPECT_EQ(store.card(one.name).name, one.name);
+  const auto reason = store.unreadable().at(tiny + ".two");
+  EXPECT_THAT(reason, HasSubstr(tiny + ".two.json', key 'name': must be the file's, '" + tiny +
+                                ".two', got '" + one.name + "'"));
+  EXPECT_THAT(error_of([&] { (void)store.card(tiny + ".two"); }), HasSubstr(reason));
+}
+
+TEST_F(PretrainedStore, ACardMayTellMore) {
+  auto card = add("one", 1);
+  EXPECT_EQ(read_file(card_path(card)).find("teacher_sha256"), std::string::npos);
+  card.teacher_sha256 = "abc";
+  card.training_images = "RandomCrop(padding=4)";
+  card.test_images = "none";
+  bsconv::write_model_card(card_path(card), card);
+  const auto again = ModelStore(directory.path()).card(card.name);
+  EXPECT_EQ(again.teacher_sha256, "abc");
+  EXPECT_EQ(again.training_images, "RandomCrop(padding=4)");
+  EXPECT_EQ(again.test_images, "none");
+  auto text = read_file(card_path(card));
+  text.replace(text.find("\"abc\""), 5, "12345");
+  write_file(card_path(card), text);
+  EXPECT_THAT(error_of([&] { (void)ModelStore(directory.path()).card(card.name); }),
+              HasSubstr(".one.json', key 'teacher_sha256': "));
+}
+
 TEST_F(PretrainedStore, SaysWhatIsThere) {
   EXPECT_THAT(error_of([&] { create_model(tiny, here()); }), HasSubstr("there are none in '"));
   add("one", 1);
@@ -198,11 +249,47 @@ TEST_F(PretrainedStore, IsFoundThroughTheEnvironment) {
   EXPECT_EQ(ModelStore::find().directory(), BSCONV_MODELS_DIR);
 }
 
+/// Whether the settings of `card` are the published recipe: the defaults, but for those that make
+/// another run of it.
+bool has_published_recipe(const ModelCard& card) {
+  std::map<std::string, std::string> published = {{"augment", "none"}, {"random_erasing", "0"},
+                                                  {"mixup", "0"},      {"cutmix", "0"},
+                                                  {"teacher", "none"}, {"weights", "none"}};
+  const bsconv::train::TrainOptions defaults;
+  bsconv::train::visit_settings(defaults,
+                                [&published](const char* name, const auto& value, const char*) {
+                                  published[name] = bsconv::train::detail::value_text(value);
+                                });
+  for (const char* name :
+       {"seed", "eval_every", "channels_last", "keep_checkpoints", "checkpoint_steps"}) {
+    published.erase(name);
+  }
+  return std::all_of(published.begin(), published.end(), [&card](const auto& setting) {
+    const auto found = card.settings.find(setting.first);
+    return found == card.settings.end() || found->second == setting.second;
+  });
+}
+
+TEST(PretrainedModels, AreTheseAlone) {
+  const auto store = ModelStore::find();
+  EXPECT_TRUE(store.unreadable().empty());
+  std::vector<std::string> names;
+  for (const auto& card : store.cards()) {
+    names.push_back(card.name);
+  }
+  EXPECT_THAT(names, testing::ElementsAre("cifar_resnet20_bsconvs_p1d4.cifar100",       //
+                                          "cifar_resnet20_bsconvu.cifar100",            //
+                                          "cifar_resnet20_bsconvu.cifar100_distilled",  //
+                                          "cifar_resnet20_bsconvu.digits",              //
+                                          "cifar_resnet56_bsconvu.cifar100",            //
+                                          "cifar_wrn28_1_bsconvs_p1d4.cifar100",        //
+                                          "cifar_wrn28_1_bsconvu.cifar100",             //
+                                          "cifar_wrn28_1_bsconvu.cifar100_distilled"));
+}
+
 TEST(PretrainedModels, AreWhatTheirCardsSay) {
   const auto store = ModelStore::find();
-  EXPECT_FALSE(store.cards().empty());
-  EXPECT_TRUE(store.unreadable().empty());
-  const auto results = bsconv::plot::CsvTable::read(store.directory() / "results.csv");
+  ASSERT_FALSE(store.cards().empty());
   for (const auto& card : store.cards()) {
     SCOPED_TRACE(card.name);
     EXPECT_EQ(card.name.rfind(card.architecture + ".", 0), 0U);
@@ -213,7 +300,83 @@ TEST(PretrainedModels, AreWhatTheirCardsSay) {
     EXPECT_EQ(profile.flops(), card.flops);
     const auto epochs = bsconv::plot::CsvTable::read(store.directory() / (card.name + ".csv"));
     ASSERT_EQ(epochs.size(), static_cast<std::size_t>(card.epoch));
-    EXPECT_NEAR(100 * epochs.numbers("test_top1").back(), card.top1, 1e-4);
+    const auto numbers = epochs.numbers("epoch");
+    for (std::size_t i = 0; i < numbers.size(); ++i) {
+      ASSERT_EQ(numbers[i], static_cast<double>(i + 1));
+    }
+    EXPECT_NEAR(100 * epochs.numbers("test_top1").back(), card.top1, 1e-6);
+    EXPECT_NEAR(100 * epochs.numbers("test_top5").back(), card.top5, 1e-6);
+    EXPECT_EQ(card.settings.at("epochs"), std::to_string(card.epoch));
+    EXPECT_EQ(card.settings.at("seed"), "1");
+    EXPECT_EQ(card.training_images, card.dataset == "digits"
+                                        ? "RandomCrop(padding=4)"
+                                        : "RandomCrop(padding=4), RandomHorizontalFlip(p=0.5)");
+    EXPECT_EQ(card.test_images, "none");
+    const auto teacher = card.settings.find("teacher");
+    const bool has_teacher = teacher != card.settings.end() && teacher->second != "none";
+    EXPECT_EQ(card.teacher_sha256, has_teacher ? store.card(teacher->second).sha256 : "");
+    // As the program writes it.
+    EXPECT_EQ(read_file(store.directory() / (card.name + ".json")),
+              bsconv::detail::card_text(card));
+  }
+}
+
+TEST(PretrainedResults, ArePublishedByTheReference) {
+  const auto results = bsconv::plot::CsvTable::read(ModelStore::find().directory() / "results.csv");
+  const std::vector<std::string> names = {"dataset",       "table",    "model",
+                                          "accuracy_top1", "params_M", "flops_M"};
+  std::vector<std::vector<std::string>> columns;
+  for (const auto& name : names) {
+    columns.push_back(results.texts(name));
+  }
+  std::string text = bsconv::detail::join(names, ",");
+  for (std::size_t row = 0; row < results.size(); ++row) {
+    text += '\n';
+    for (std::size_t i = 0; i < columns.size(); ++i) {
+      text += i > 0 ? "," : "";
+      text += columns[i][row];
+    }
+  }
+  text += '\n';
+  EXPECT_EQ(results.size(), 211U);
+  // Of the file with these columns that holds every row of the Python package's result tables.
+  EXPECT_EQ(bsconv_test::sha256(text),
+            "74db6316b7d6a37c0125ac7d01bacf938e2f2769053952efa290c392db6ccff9");
+}
+
+TEST(PretrainedResults, HaveWhatTheCardsSay) {
+  const auto store = ModelStore::find();
+  const auto results = bsconv::plot::CsvTable::read(store.directory() / "results.csv");
+  const auto dataset = results.texts("dataset");
+  const auto architecture = results.texts("model");
+  const auto top1 = results.texts("our_top1");
+  const auto model = results.texts("our_model");
+  const auto seed = results.texts("our_seed");
+  const auto epochs = results.texts("our_epochs");
+  const auto hardware = results.texts("our_hardware");
+  const auto version = results.texts("our_version");
+  std::map<std::string, int> rows;
+  for (std::size_t row = 0; row < results.size(); ++row) {
+    SCOPED_TRACE(dataset[row] + ", " + architecture[row]);
+    if (top1[row].empty()) {
+      EXPECT_EQ(model[row] + seed[row] + epochs[row] + hardware[row] + version[row], "");
+      continue;
+    }
+    const auto& card = store.card(model[row]);
+    ++rows[card.name];
+    EXPECT_EQ(model[row], card.name);
+    EXPECT_EQ(dataset[row], card.dataset);
+    EXPECT_EQ(architecture[row], card.architecture);
+    EXPECT_NEAR(results.numbers("our_top1")[row], card.top1, 1e-6);
+    EXPECT_EQ(seed[row], card.settings.at("seed"));
+    EXPECT_EQ(epochs[row], std::to_string(card.epoch));
+    EXPECT_EQ(hardware[row], card.hardware);
+    EXPECT_EQ(version[row], card.version);
+  }
+  for (const auto& card : store.cards()) {
+    SCOPED_TRACE(card.name);
+    EXPECT_EQ(has_published_recipe(card), card.name == card.architecture + ".cifar100");
+    EXPECT_EQ(rows[card.name], has_published_recipe(card) ? 1 : 0);
   }
 }
 
@@ -244,6 +407,33 @@ TEST(PretrainedModels, AreAsGoodAsTheirCardsSay) {
     GTEST_SKIP() << skipped << " models of CIFAR-100 were not tested: BSCONV_TEST_CIFAR100 does "
                  << "not name the folder of its files";
   }
+}
+
+TEST(PretrainedPython, GivesTheSameLogits) {
+  const auto python = bsconv_test::python();
+  if (python.empty()) {
+    GTEST_SKIP() << "configure with -DBSCONV_TEST_PYTHON=/path/to/python, one that has torch, "
+                    "bsconv, numpy and safetensors";
+  }
+  const auto store = ModelStore::find();
+  const TemporaryDirectory folder;
+  const torch::NoGradGuard no_grad;
+  torch::manual_seed(7);
+  for (const auto& card : store.cards()) {
+    auto model = create_model(store, card);
+    const auto input = torch::rand({4, card.in_channels, card.input_size, card.input_size});
+    bsconv::weights::StateDict tensors;
+    tensors.insert("images", input);
+    tensors.insert("logits", model->forward(input).contiguous());
+    bsconv::weights::save_weights(folder / (card.name + ".pth"), tensors);
+  }
+  std::string line = "'" + python + "' '" + BSCONV_TEST_DATA_DIR + "/../python/pretrained.py' '" +
+                     store.directory().native() + "' '" + folder.path().native() + "'";
+  // NOLINTNEXTLINE(concurrency-mt-unsafe)
+  if (const char* cifar100 = std::getenv("BSCONV_TEST_CIFAR100"); cifar100 != nullptr) {
+    line += " cifar_resnet20_bsconvu.cifar100 '" + std::string(cifar100) + "'";
+  }
+  EXPECT_EQ(std::system(line.c_str()), 0);
 }
 
 }  // namespace

@@ -3,6 +3,8 @@
 #include <bsconv/bsconv.hpp>
 #include <bsconv/plot/csv_table.hpp>
 
+#include <cmath>
+
 #include "support/golden.hpp"
 
 namespace zoo_golden_test {
@@ -123,15 +125,23 @@ TEST(ZooGoldenResults, CostsEqualThePublishedOnes) {
   const auto results = bsconv::plot::CsvTable::read(BSCONV_MODELS_DIR "/results.csv");
   const auto datasets = results.texts("dataset");
   const auto models = results.texts("model");
-  const auto parameters = results.numbers("params_M");
-  const auto flops = results.numbers("flops_M");
+  const auto parameters = results.numbers("params");
+  const auto flops = results.numbers("flops");
+  const auto published_parameters = results.numbers("params_M");
+  const auto published_flops = results.numbers("flops_M");
+  // In units of the published numbers' last digit.
+  const auto hundredths = [](double millions) { return std::llround(100 * millions); };
   for (std::size_t row = 0; row < results.size(); ++row) {
     SCOPED_TRACE(models[row]);
     auto model = bsconv::create_model(
         models[row], bsconv::ModelOptions().num_classes(datasets[row] == "cifar10" ? 10 : 100));
     const auto profile = bsconv::profile(model, torch::zeros({1, 3, 32, 32}));
-    EXPECT_NEAR(static_cast<double>(profile.parameters()) / 1e6, parameters[row], 0.00501);
-    EXPECT_NEAR(static_cast<double>(profile.flops()) / 1e6, flops[row], 0.00501);
+    EXPECT_EQ(static_cast<double>(profile.parameters()), parameters[row]);
+    EXPECT_EQ(static_cast<double>(profile.flops()), flops[row]);
+    EXPECT_EQ(hundredths(static_cast<double>(profile.parameters()) / 1e6),
+              hundredths(published_parameters[row]));
+    EXPECT_EQ(hundredths(static_cast<double>(profile.flops()) / 1e6),
+              hundredths(published_flops[row]));
   }
   EXPECT_EQ(results.size(), 211U);
 }

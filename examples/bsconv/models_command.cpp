@@ -62,8 +62,8 @@ void list_trained(const ModelsFlags& flags) {
                       {"weights", (store.directory() / card.weights).native()}});
     } else {
       std::cout << std::left << std::setw(42) << card.name << std::right << std::fixed
-                << std::setprecision(2) << std::setw(8) << card.top1 << " %" << std::setw(8)
-                << static_cast<double>(card.parameters) / 1e6 << " M parameters" << std::setw(10)
+                << std::setprecision(2) << std::setw(8) << card.top1 << " %" << std::setw(12)
+                << bsconv::detail::with_commas(card.parameters) << " parameters" << std::setw(10)
                 << static_cast<double>(card.flops) / 1e6 << " M multiply-adds\n";
     }
   }

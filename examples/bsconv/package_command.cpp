@@ -6,6 +6,9 @@
 #include <bsconv/train/checkpoint.hpp>
 #include <bsconv/train/metrics.hpp>
 #include <bsconv/train/settings.hpp>
+#include <bsconv/util/file_digest.hpp>
+#include <bsconv/util/regular_file.hpp>
+#include <bsconv/util/text.hpp>
 #include <bsconv/version.hpp>
 #include <bsconv/weights.hpp>
 #include <bsconv/zoo.hpp>
@@ -16,12 +19,15 @@
 #include <fstream>
 #include <iostream>
 #include <memory>
+#include <set>
 #include <sstream>
 #include <string>
 #include <system_error>
+#include <vector>
 
 #include "commands.hpp"
 #include "common.hpp"
+#include "train_settings.hpp"
 
 namespace bsconv_program {
 namespace {
@@ -50,29 +56,61 @@ std::string processor_name() {
 /// `share` in percent, without the digits that binary numbers add.
 double percent(double share) { return std::round(share * 1e8) / 1e6; }
 
+/// What the log beside the checkpoint at `path` has behind `title`, the last time; nothing if there
+/// is no log.
+std::string logged(const std::filesystem::path& path, const std::string& title) {
+  auto log = bsconv::detail::open_regular_file(path.parent_path() / "log.txt");
+  std::string found;
+  for (std::string line; std::getline(log, line);) {
+    if (line.rfind(title, 0) == 0) {
+      found = line.substr(title.size());
+    }
+  }
+  return found;
+}
+
+/// The SHA-256 sum of the file of the teacher's weights, or nothing where it is not found any more.
+std::string teacher_sum(const std::string& teacher) {
+  try {
+    return bsconv::sha256_of_file(find_weight_file(teacher));
+  } catch (const c10::Error& problem) {
+    std::cerr << "bsconv: warning: the card gets no sum of the teacher's weights: "
+              << problem.what_without_backtrace() << '\n';
+    return "";
+  }
+}
+
+/// The card of `checkpoint`, read from `path`.
 bsconv::ModelCard make_card(const bsconv::train::Checkpoint& checkpoint,
-                            const PackageFlags& flags) {
+                            const std::filesystem::path& path, const PackageFlags& flags) {
   const auto& info = checkpoint.info;
   bsconv::ModelCard card;
   card.name = info.architecture + "." + (flags.tag.empty() ? info.dataset : flags.tag);
   card.architecture = info.architecture;
   card.dataset = info.dataset;
   card.class_names = info.class_names;
-  card.input_size = input_size(info.architecture);
+  card.input_size = image_size(info.architecture, info.settings);
   card.in_channels = info.in_channels;
   card.settings = info.settings;
   bsconv::train::visit_settings(checkpoint.options,
                                 [&card](const char* name, const auto& value, const char*) {
                                   card.settings[name] = bsconv::train::detail::value_text(value);
                                 });
+  if (const auto teacher = card.settings.find("teacher");
+      teacher != card.settings.end() && teacher->second != "none") {
+    card.teacher_sha256 = teacher_sum(teacher->second);
+  }
   // Where files lay on this machine is nobody's business.
   for (const char* name : {"teacher", "weights"}) {
     const auto found = card.settings.find(name);
     if (found != card.settings.end()) {
-      const std::filesystem::path path = found->second;
-      found->second = (path.has_filename() ? path : path.parent_path()).filename().native();
+      const std::filesystem::path file = found->second;
+      found->second = (file.has_filename() ? file : file.parent_path()).filename().native();
     }
   }
+  // As describe_run of train_command.cpp prints them.
+  card.training_images = logged(path, "training       ");
+  card.test_images = logged(path, "test           ");
   card.epoch = checkpoint.epoch;
   const auto& test = checkpoint.history.back().test;
   card.top1 = percent(test.accuracy);
@@ -90,6 +128,42 @@ bsconv::ModelCard make_card(const bsconv::train::Checkpoint& checkpoint,
   return card;
 }
 
+/// Throws unless the training that `checkpoint`, read from `path`, is of is over: after its last
+/// epoch, or when its patience ran out.
+void check_is_finished(const bsconv::train::Checkpoint& checkpoint,
+                       const std::filesystem::path& path) {
+  const auto patience = checkpoint.options.patience();
+  const auto best = checkpoint.history.back().best_epoch;
+  const bool gave_up = patience > 0 && best > 0 && checkpoint.epoch - best >= patience;
+  TORCH_CHECK(checkpoint.epoch >= checkpoint.options.epochs() || gave_up, "'", path.native(),
+              "' holds epoch ", checkpoint.epoch, " of ", checkpoint.options.epochs(),
+              "; package the finished run's last.safetensors");
+}
+
+/// Throws unless the card's settings are the published recipe, that is the defaults, but for those
+/// that make another run of the same recipe.
+void check_published_recipe(const bsconv::ModelCard& card) {
+  auto published = kept_settings(TrainSettings());
+  const bsconv::train::TrainOptions defaults;
+  bsconv::train::visit_settings(defaults,
+                                [&published](const char* name, const auto& value, const char*) {
+                                  published[name] = bsconv::train::detail::value_text(value);
+                                });
+  const std::set<std::string> neutral = {"seed",           "eval_every",       "channels_last",
+                                         "broken_images",  "keep_checkpoints", "checkpoint_steps",
+                                         "sync_batch_norm"};
+  std::vector<std::string> differences;
+  for (const auto& [name, text] : card.settings) {
+    const auto found = published.find(name);
+    if (neutral.count(name) == 0 && found != published.end() && found->second != text) {
+      differences.push_back(c10::str(name, " is ", text, ", not ", found->second));
+    }
+  }
+  TORCH_CHECK(differences.empty(),
+              "--results is for trainings by the published recipe; of this one, ",
+              bsconv::detail::join(differences, "; "));
+}
+
 /// The published results with what was reached beside them.
 struct Results {
   /// What their file shall hold.
@@ -98,8 +172,10 @@ struct Results {
   int64_t lines = 0;
 };
 
-/// Enters the card's accuracy in the results at `path`.
+/// Enters the card's accuracy in the results at `path`. Throws if it was not reached by the
+/// published recipe.
 Results enter_result(const std::filesystem::path& path, const bsconv::ModelCard& card) {
+  check_published_recipe(card);
   Results results;
   auto table = bsconv::plot::CsvTable::read(path);
   const auto datasets = table.texts("dataset");
@@ -126,11 +202,13 @@ Results enter_result(const std::filesystem::path& path, const bsconv::ModelCard&
 void package(const PackageFlags& flags) {
   const auto path = in_directory(flags.checkpoint, "last.safetensors");
   const auto checkpoint = bsconv::train::load_checkpoint(path);
-  TORCH_CHECK(!checkpoint.info.architecture.empty() && checkpoint.step == 0 &&
-                  !checkpoint.history.empty() && checkpoint.history.back().test.accuracy >= 0,
+  check_is_described(checkpoint.info, path);
+  TORCH_CHECK(checkpoint.step == 0 && !checkpoint.history.empty() &&
+                  checkpoint.history.back().test.accuracy >= 0,
               "'", path.native(),
               "' was not written after an epoch with a test: nothing tells how good it is");
-  auto card = make_card(checkpoint, flags);
+  check_is_finished(checkpoint, path);
+  auto card = make_card(checkpoint, path, flags);
   // What can't be entered or written down is found before the first file.
   const auto results = flags.results.empty() ? Results() : enter_result(flags.results, card);
   (void)bsconv::detail::card_text(card);

@@ -42,6 +42,20 @@ inline std::string variant_of(const std::string& model) {
   return name;
 }
 
+/// The numbers of the column `rounded`, in millions, and those of `exact`, which counts ones, where
+/// there are any.
+inline std::vector<double> costs_of(const CsvTable& csv, const std::string& rounded,
+                                    const std::string& exact) {
+  auto costs = csv.numbers(rounded);
+  if (csv.has(exact)) {
+    const auto counts = csv.numbers(exact);
+    for (std::size_t row = 0; row < costs.size(); ++row) {
+      costs[row] = std::isnan(counts[row]) ? costs[row] : counts[row] / 1e6;
+    }
+  }
+  return costs;
+}
+
 inline std::size_t number_of(std::vector<std::string>& names, const std::string& name) {
   const auto found = std::find(names.begin(), names.end(), name);
   const auto number = static_cast<std::size_t>(found - names.begin());
@@ -54,18 +68,20 @@ inline std::size_t number_of(std::vector<std::string>& names, const std::string&
 }  // namespace detail
 
 /// Parameters and multiply-adds against accuracy, both on a logarithmic scale, from a CSV file with
-/// the columns `table`, `model`, `accuracy_top1`, `params_M` and `flops_M`. A series is what a
+/// the columns `table`, `model`, `accuracy_top1`, `params_M` and `flops_M`; where there are columns
+/// `params` and `flops` too, exact ones take the place of rounded millions. A series is what a
 /// table has of one kind of convolution: a color a table, or a kind where there is one table, and a
 /// sign a kind. Where there is a column `our_top1` too, a ring of the same color is at each of its
-/// accuracies. `tables` is a shell pattern of the tables to draw. Throws `c10::Error` if the file
-/// can't be read, nothing matches, or there would be more than 12 series.
+/// accuracies, and the legend says which points are published and which ours. `tables` is a shell
+/// pattern of the tables to draw. Throws `c10::Error` if the file can't be read, nothing matches,
+/// or there would be more than 12 series.
 inline Figure accuracy_by_cost(const std::filesystem::path& path, const std::string& tables = "*") {
   const auto csv = CsvTable::read(path);
   const auto table = csv.texts("table");
   const auto model = csv.texts("model");
   const auto accuracy = csv.numbers("accuracy_top1");
-  const auto params = csv.numbers("params_M");
-  const auto flops = csv.numbers("flops_M");
+  const auto params = detail::costs_of(csv, "params_M", "params");
+  const auto flops = detail::costs_of(csv, "flops_M", "flops");
   const auto ours = csv.has("our_top1")
                         ? csv.numbers("our_top1")
                         : std::vector<double>(csv.size(), std::numeric_limits<double>::quiet_NaN());
@@ -123,6 +139,7 @@ inline Figure accuracy_by_cost(const std::filesystem::path& path, const std::str
       constexpr Marker markers[] = {Marker::circle, Marker::square, Marker::triangle,
                                     Marker::diamond};
       series.label = one ? kinds[signs[i].second] : names[i];
+      series.label += measured[i].empty() ? "" : ", published";
       series.color = one ? signs[i].second : signs[i].first;
       series.marker = markers[signs[i].second % std::size(markers)];
       series.dashed = !one && signs[i].second == 0;
@@ -138,7 +155,7 @@ inline Figure accuracy_by_cost(const std::filesystem::path& path, const std::str
       continue;
     }
     Series rings;
-    rings.label = figure.panels[0].series[i].label + ", ours";
+    rings.label = (one ? kinds[signs[i].second] : names[i]) + ", ours";
     rings.color = figure.panels[0].series[i].color;
     rings.marker = Marker::ring;
     rings.line = false;

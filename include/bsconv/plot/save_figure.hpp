@@ -15,6 +15,7 @@
 #include <bsconv/plot/canvas.hpp>
 #include <bsconv/plot/draw.hpp>
 #include <bsconv/plot/figure.hpp>
+#include <bsconv/util/svg.hpp>
 #include <bsconv/weights/atomic_file.hpp>
 
 namespace bsconv::plot {
@@ -40,6 +41,18 @@ inline std::pair<double, double> measure(const Figure& figure) {
   return figure_size(figure, canvas);
 }
 
+/// Names the SVG document `text`, as cairo writes it, for readers that don't see it.
+inline void set_svg_title(std::string& text, const std::string& title) {
+  const auto root = text.find("<svg ");
+  const auto end = root == std::string::npos ? root : text.find('>', root);
+  if (end != std::string::npos && !title.empty()) {
+    std::string element = "\n<title>";
+    element += bsconv::svg::detail::escaped(title);
+    element += "</title>";
+    text.insert(end + 1, element);
+  }
+}
+
 }  // namespace detail
 
 /// `figure` as an SVG document.
@@ -55,6 +68,7 @@ inline std::string to_svg(const Figure& figure) {
     cairo_surface_finish(surface.get());
     detail::check_surface(surface.get());
   }
+  detail::set_svg_title(text, figure.title);
   return text;
 }
 

@@ -54,13 +54,21 @@ struct ModelCard {
   std::string weights;
   /// The SHA-256 sum of that file.
   std::string sha256;
+  /// The SHA-256 sum of the file of its teacher's weights; empty: it had none, or it is not known.
+  std::string teacher_sha256 = {};
+  /// What was done to the training images, the data set's own augmentation among it, in the words
+  /// of the training program; empty: not known.
+  std::string training_images = {};
+  /// The same for the test images.
+  std::string test_images = {};
 };
 
 namespace detail {
 
-/// Calls `visit(key, member)` for all that a card's file holds.
-template <class Card, class Visitor>
-void visit_card(Card& card, Visitor&& visit) {
+/// Calls `visit(key, member)` for all that a card's file holds, and `visit_optional` for the texts
+/// that it may lack.
+template <class Card, class Visitor, class OptionalVisitor>
+void visit_card(Card& card, Visitor&& visit, OptionalVisitor&& visit_optional) {
   visit("name", card.name);
   visit("architecture", card.architecture);
   visit("dataset", card.dataset);
@@ -75,6 +83,9 @@ void visit_card(Card& card, Visitor&& visit) {
   visit("version", card.version);
   visit("weights", card.weights);
   visit("sha256", card.sha256);
+  visit_optional("teacher_sha256", card.teacher_sha256);
+  visit_optional("training_images", card.training_images);
+  visit_optional("test_images", card.test_images);
   visit("settings", card.settings);
   visit("class_names", card.class_names);
 }
@@ -82,10 +93,15 @@ void visit_card(Card& card, Visitor&& visit) {
 /// The text of a card's file. Throws `c10::Error` with the key of a text that is not UTF-8.
 inline std::string card_text(const ModelCard& card) {
   nlohmann::ordered_json json;
-  visit_card(card, [&](const char* key, const auto& member) {
+  const auto add = [&](const char* key, const auto& member) {
     json[key] = member;
     TORCH_CHECK(bsconv::detail::is_utf8(json[key]), "model card '", card.name, "', key '", key,
                 "': a text is not UTF-8");
+  };
+  visit_card(card, add, [&](const char* key, const std::string& text) {
+    if (!text.empty()) {
+      add(key, text);
+    }
   });
   return json.dump(2) + "\n";
 }
@@ -105,7 +121,7 @@ inline ModelCard read_model_card(const std::filesystem::path& path) {
   };
   try {
     const auto json = nlohmann::json::parse(file);
-    detail::visit_card(card, [&](const char* key, auto& member) {
+    const auto take = [&](const char* key, auto& member) {
       where = key;
       if constexpr (std::is_same_v<std::decay_t<decltype(member)>, double>) {
         if (json.at(key).is_null()) {
@@ -114,6 +130,11 @@ inline ModelCard read_model_card(const std::filesystem::path& path) {
         }
       }
       member = detail::json_value<std::decay_t<decltype(member)>>(json.at(key));
+    };
+    detail::visit_card(card, take, [&](const char* key, std::string& text) {
+      if (json.contains(key)) {
+        take(key, text);
+      }
     });
   } catch (const c10::Error& problem) {
     refuse(problem.what_without_backtrace());

@@ -23,8 +23,8 @@ namespace bsconv {
 /// A folder of trained models: for each a card, `NAME.json`, and the file of weights that it names.
 class ModelStore {
  public:
-  /// Reads all cards of `directory`; those that can't be read are `unreadable`. Throws `c10::Error`
-  /// if there is no such directory.
+  /// Reads all cards of `directory`; those that can't be read, or name another model than their
+  /// file does, are `unreadable`. Throws `c10::Error` if there is no such directory.
   explicit ModelStore(std::filesystem::path directory) : directory_(std::move(directory)) {
     std::error_code error;
     std::filesystem::directory_iterator entries(directory_, error);
@@ -32,10 +32,14 @@ class ModelStore {
                 "' cannot be read: ", error.message());
     for (const auto& entry : entries) {
       if (entry.path().extension() == ".json") {
+        const auto name = entry.path().stem().native();
         try {
-          cards_.push_back(read_model_card(entry.path()));
+          auto card = read_model_card(entry.path());
+          TORCH_CHECK(card.name == name, "model card '", entry.path().native(),
+                      "', key 'name': must be the file's, '", name, "', got '", card.name, "'");
+          cards_.push_back(std::move(card));
         } catch (const c10::Error& problem) {
-          unreadable_.emplace(entry.path().stem().native(), problem.what_without_backtrace());
+          unreadable_.emplace(name, problem.what_without_backtrace());
         }
       }
     }
@@ -114,15 +118,20 @@ class ModelStore {
                       directory_.native(), "'; the nearest is '", detail::nearest(key, names), "'");
   }
 
-  /// The weights that `card` names. Throws `c10::Error` if the file can't be read or its SHA-256
-  /// sum is not the card's.
-  weights::StateDict load_weights(const ModelCard& card) const {
-    const auto path = directory_ / card.weights;
+  /// The file of the weights that `card` names. Throws `c10::Error` if it can't be read or its
+  /// SHA-256 sum is not the card's.
+  std::filesystem::path checked_path(const ModelCard& card) const {
+    auto path = directory_ / card.weights;
     const auto sum = sha256_of_file(path);
     TORCH_CHECK(sum == card.sha256, "trained model '", card.name, "': '", path.native(),
                 "' has the SHA-256 sum ", sum, ", its card says ", card.sha256,
                 "; it is damaged or another file");
-    return weights::load_safetensors(path).tensors;
+    return path;
+  }
+
+  /// The weights that `card` names. Throws as `checked_path`.
+  weights::StateDict load_weights(const ModelCard& card) const {
+    return weights::load_safetensors(checked_path(card)).tensors;
   }
 
  private:
