@@ -15,3 +15,6 @@ bsconv_example(replacement LIBRARIES bsconv::json bsconv::kernels OUTPUT
 bsconv_example(own_builder OUTPUT
                "tiny: .2, 7..*model name 'tinny_net'.*the nearest known name is 'tiny'")
 bsconv_example(cuda OUTPUT "logits .4, 1000. on c")
+bsconv_example(
+  deploy LIBRARIES bsconv::json bsconv::onnx bsconv::pretrained bsconv::kernels OUTPUT
+  "35[0-9] of 359 digits are recognized.*digits.pth: [0-9]+ KiB.*digits.onnx: [0-9]+ KiB")

@@ -160,7 +160,7 @@ class Recorder : public bsconv::CallObserver {
   Names calls;
 
  private:
-  bsconv::detail::CallObserverGuard guard_{*this};
+  bsconv::CallObserverGuard guard_{*this};
 };
 
 struct ThrowerImpl : torch::nn::Module {

@@ -6,10 +6,6 @@
 
 namespace bsconv {
 
-namespace detail {
-class CallObserverGuard;
-}  // namespace detail
-
 /// Is told which child module a `Composite` enters and leaves.
 ///
 /// LibTorch has no module hooks in C++; the modules of this library report their calls here, so
@@ -28,11 +24,11 @@ class CallObserver {
   /// `module` has run, or has thrown.
   virtual void leave(const torch::nn::Module& module) = 0;
 
-  /// The observer of this thread, or null.
+  /// The observer of this thread, or null; a `CallObserverGuard` sets it.
   static CallObserver* current() { return slot(); }
 
  private:
-  friend detail::CallObserverGuard;
+  friend class CallObserverGuard;
 
   C10_EXPORT static CallObserver*& slot() {
     static thread_local CallObserver* observer = nullptr;
@@ -40,11 +36,10 @@ class CallObserver {
   }
 };
 
-namespace detail {
-
-/// Makes `observer` the thread's call observer while it lives.
+/// Makes an observer the thread's while it lives; afterwards it is the one from before again.
 class CallObserverGuard {
  public:
+  /// From now on `observer` is told, which outlives this object.
   explicit CallObserverGuard(CallObserver& observer) : previous_(CallObserver::current()) {
     CallObserver::slot() = &observer;
   }
@@ -57,6 +52,8 @@ class CallObserverGuard {
  private:
   CallObserver* previous_;
 };
+
+namespace detail {
 
 /// Reports one call to the thread's observer, if there is one.
 class CallScope {
