@@ -76,7 +76,7 @@ class StepGraph : public train::StepRecorder {
   bool is_recorded() const noexcept { return graph_ != nullptr; }
 
  private:
-  /// What must stay the same of an input, which a recorded step reads where it lies.
+  /// What of an input a recorded step takes for granted.
   struct Layout {
     /// That of `input`, which may be undefined.
     explicit Layout(const torch::Tensor& input) : defined(input.defined()) {
